@@ -76,6 +76,9 @@ impl State {
             self.open_builder().ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;
         let entry = builder.push(digest, blob).map_err(failed)?;
         let is_full = builder.size() >= packs.target_bytes as u64;
+        if let Some(info) = self.view.pack_mut(number) {
+            info.last_used = Some(packs.runtime().now());
+        }
         let place = Place::of(number, &entry);
         self.view.add_recent(digest, place);
         self.writer.permits.entry(number).or_default().push(permit);

@@ -10,6 +10,8 @@ mod filesystem_limits;
 #[cfg(all(feature = "object_store", feature = "testing"))]
 mod object_store;
 #[cfg(feature = "testing")]
+mod packs;
+#[cfg(feature = "testing")]
 mod publication;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod s3;

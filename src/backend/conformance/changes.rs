@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::conformance::{
-    archive, begin, chunk, end, entries, holds, is_absent, keys, load, must, namespace, notes, owner,
-    refused, remove, store,
+    archive, begin, blob, chunk, end, entries, holds, is_absent, keys, load, must, namespace, notes, owner,
+    quarantine, refused, remove, store,
 };
 use crate::backend::{Backend, Deleted, ListEntry, ListQuery, PutMode, Removal, Touched, Version};
 use crate::error::ErrorKind;
@@ -19,7 +19,9 @@ use crate::format::name::Namespace;
 pub(super) async fn create_never_replaces(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
-    for (key, first, second) in [(chunk(1), "old", "new"), (notes("vm/1"), "", "new"), (marker, "", "")] {
+    for (key, first, second) in
+        [(chunk(1), "12 old bytes", "12 new bytes"), (notes("vm/1"), "", "new"), (marker, "", "")]
+    {
         let what = format!("create never replaces: {key}");
         let create =
             |bytes: &'static str| backend.put(&key, Bytes::from_static(bytes.as_bytes()), PutMode::Create);
@@ -132,7 +134,7 @@ pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     let stay = [Key::Namespace(full), owner("ns/full/vm/1"), chunk(9), owner("vm/10")];
     let go = [chunk(1), owner("vm/1"), archive("vm/1/2025-07-14T14:20:02Z", "a.blob"), Key::GcStatus];
     for key in stay.iter().chain(&go) {
-        store(backend, key, "").await;
+        store(backend, key, content(key)).await;
     }
     // In reverse order, the results would differ.
     let asked = [&go[0], &go[1], &chunk(2), &stay[0], &go[2], &go[3], &owner("vm/3")];
@@ -158,10 +160,22 @@ pub(super) async fn deletes(backend: &Arc<dyn Backend>) {
     end(backend, &stay[2..3]).await;
 }
 
-/// A copy has the bytes of the original, follows the rules of `put`, and remains when the original is deleted.
+/// The shortest content of an object with this key.
+fn content(key: &Key) -> Bytes {
+    if matches!(key, Key::Chunk(_)) { blob("") } else { Bytes::new() }
+}
+
+/// A copy has the bytes of the original, follows the rules of `put`, and remains when the original is deleted. A quarantined copy has the
+/// bytes of its chunk.
 pub(super) async fn copies(backend: &Arc<dyn Backend>) {
     begin(backend).await;
-    let (from, to) = (chunk(1), Key::Quarantined(Digest::of(&1_u32.to_le_bytes()), 0));
+    let digest = Digest::of(&1_u32.to_le_bytes());
+    let version = quarantine(backend, digest, 0, &blob("bad")).await;
+    let quarantined = Key::Quarantined(digest, 0);
+    holds(backend, &quarantined, &blob("bad"), &version, "copy: quarantined").await;
+    is_absent(backend, &Key::Chunk(digest), "copy: the chunk is not there any more").await;
+    remove(backend, &[quarantined]).await;
+    let (from, to) = (notes("vm/1"), notes("vm/2"));
     let original = store(backend, &from, "original").await;
     if backend.capabilities().conditional_put {
         let made = must(backend.copy(&from, &to, PutMode::Create).await, "copy: to where nothing is");
@@ -182,7 +196,7 @@ pub(super) async fn copies(backend: &Arc<dyn Backend>) {
     assert_eq!(load(backend, &from).await.bytes, "original", "copy: onto itself");
     remove(backend, &[from]).await;
     holds(backend, &to, b"original", &replaced, "copy: it lives on").await;
-    end(backend, &[to]).await;
+    end(backend, &[]).await;
 }
 
 /// A touch describes the objects in order, does not change them, and never makes a time of last use earlier.
@@ -192,7 +206,7 @@ pub(super) async fn touches(backend: &Arc<dyn Backend>) {
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
     let present = [chunk(1), owner("vm/1"), marker];
     for key in &present {
-        store(backend, key, "").await;
+        store(backend, key, content(key)).await;
     }
     let asked = [present[0].clone(), chunk(2), present[1].clone(), notes("vm/1"), present[2].clone()];
     let touched = must(backend.touch(&asked).await, "touch: several");
@@ -204,7 +218,7 @@ pub(super) async fn touches(backend: &Arc<dyn Backend>) {
             (_, wrong) => panic!("touch: {key} is {wrong:?}"),
         };
         let head = must(backend.head(key).await, "touch: what is there");
-        assert_eq!((&info.key, info.size), (key, 0), "touch: what it says");
+        assert_eq!((&info.key, info.size), (key, content(key).len() as u64), "touch: what it says");
         assert_eq!(info.version, head.version, "touch: the version of {key} stays");
         assert!(head.last_used >= info.last_used, "touch: {key} looks older afterwards");
     }
@@ -255,14 +269,14 @@ pub(super) async fn durable(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     must(backend.barrier().await, "durable: a barrier over nothing");
     let manifest = archive("vm/1/2025-07-14T14:20:02Z", "a.blob");
-    let versions = [store(backend, &chunk(1), "a").await, store(backend, &manifest, "b").await];
+    let versions = [store(backend, &chunk(1), blob("a")).await, store(backend, &manifest, "b").await];
     must(backend.barrier().await, "durable: a barrier over objects");
     let copied = must(backend.copy(&chunk(1), &chunk(2), PutMode::Replace).await, "durable");
     remove(backend, std::slice::from_ref(&manifest)).await;
     must(backend.barrier().await, "durable: a barrier over a copy and a deletion");
     must(backend.barrier().await, "durable: a second barrier");
-    holds(backend, &chunk(1), b"a", &versions[0], "durable").await;
-    holds(backend, &chunk(2), b"a", &copied, "durable").await;
+    holds(backend, &chunk(1), &blob("a"), &versions[0], "durable").await;
+    holds(backend, &chunk(2), &blob("a"), &copied, "durable").await;
     is_absent(backend, &manifest, "durable: what was deleted").await;
     end(backend, &[chunk(1), chunk(2)]).await;
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::conformance::{
-    Plant, archive, begin, chunk, end, entries, keys, load, must, name, namespace, notes, owner, remove,
-    store,
+    Plant, archive, begin, blob, chunk, end, entries, keys, load, must, name, namespace, notes, owner,
+    quarantine, remove, store,
 };
 use crate::backend::{Backend, Depth, ListEntry, ListQuery};
 use crate::format::Digest;
@@ -29,8 +29,10 @@ pub(super) async fn ordered(backend: &Arc<dyn Backend>) {
         store(backend, key, Bytes::new()).await;
     }
     let chunks = [chunk(1), chunk(2), Key::Quarantined(digest(1), 1), Key::Quarantined(digest(1), 0)];
-    for key in &chunks {
-        store(backend, key, Bytes::new()).await;
+    quarantine(backend, digest(1), 0, &blob("")).await;
+    quarantine(backend, digest(1), 1, &blob("")).await;
+    for key in &chunks[..2] {
+        store(backend, key, blob("")).await;
     }
     for (mut stored, prefix) in
         [(stored, Prefix::Namespace(Namespace::root())), (chunks.to_vec(), Prefix::Chunks)]
@@ -45,10 +47,12 @@ pub(super) async fn ordered(backend: &Arc<dyn Backend>) {
 /// all of them, for any bounds.
 pub(super) async fn complete(backend: &Arc<dyn Backend>) {
     begin(backend).await;
-    let mut chunks: Vec<Key> = (0..40).map(chunk).chain([Key::Quarantined(digest(3), 0)]).collect();
+    quarantine(backend, digest(3), 0, &blob("x")).await;
+    let mut chunks: Vec<Key> = (0..40).map(chunk).collect();
     for key in chunks.iter().chain([&Key::GcStatus, &Key::Store]) {
-        store(backend, key, "x").await;
+        store(backend, key, blob("x")).await;
     }
+    chunks.push(Key::Quarantined(digest(3), 0));
     chunks.sort();
     let whole = ListQuery::all(Prefix::Chunks);
     assert_eq!(keys(backend, &whole).await, chunks, "complete: all chunks");
@@ -189,7 +193,7 @@ pub(super) async fn paging(backend: &Arc<dyn Backend>, objects: u32) {
     let chunks: Vec<Key> = (0..objects).map(chunk).collect();
     let groups: Vec<Key> = (0..objects).map(|number| owner(&format!("vm/{number}"))).collect();
     for key in chunks.iter().chain(&groups) {
-        store(backend, key, "").await;
+        store(backend, key, blob("")).await;
     }
     let root = Prefix::Namespace(Namespace::root());
     let vms = Prefix::Groups(Namespace::root(), BackupType::Vm);

@@ -4,6 +4,9 @@
 //! nothing else, and leaves it empty again. A case for a [capability](crate::backend::Capabilities) that the backend lacks checks that
 //! the backend refuses and writes nothing.
 //!
+//! Objects at keys of chunks are at least as long as the shortest blob, and quarantined copies are made by copying a chunk, as the callers
+//! of a backend do it.
+//!
 //! ```
 //! # use std::sync::Arc;
 //! use larder::backend::conformance::Suite;
@@ -41,6 +44,7 @@ use crate::backend::{
 };
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
+use crate::format::blob::MIN_BLOB_BYTES;
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::Namespace;
 
@@ -209,6 +213,16 @@ async fn end(backend: &Arc<dyn Backend>, others: &[Key]) {
     }
 }
 
+/// Removes the quarantined copies that a backend made of a replaced chunk.
+async fn remove_replaced(backend: &Arc<dyn Backend>, key: &Key) {
+    if let Key::Chunk(digest) = key {
+        let replaced = Key::Quarantined(*digest, 0);
+        while backend.head(&replaced).await.is_ok() {
+            remove(backend, std::slice::from_ref(&replaced)).await;
+        }
+    }
+}
+
 async fn remove(backend: &Arc<dyn Backend>, keys: &[Key]) {
     let removals: Vec<_> = keys.iter().cloned().map(Removal::any).collect();
     let results = must(backend.delete(&removals).await, "delete: the whole call failed");
@@ -223,6 +237,23 @@ async fn remove(backend: &Arc<dyn Backend>, keys: &[Key]) {
 async fn store(backend: &Arc<dyn Backend>, key: &Key, bytes: impl Into<Bytes>) -> Version {
     let stored = backend.put(key, bytes.into(), PutMode::Replace).await;
     must(stored, "put: always possible under `Replace`")
+}
+
+/// Stores a quarantined copy. The ones with smaller numbers exist, and afterwards there is a chunk with this digest or none.
+async fn quarantine(backend: &Arc<dyn Backend>, digest: Digest, number: u8, bytes: &[u8]) -> Version {
+    let (chunk, copy) = (Key::Chunk(digest), Key::Quarantined(digest, number));
+    store(backend, &chunk, bytes.to_vec()).await;
+    let copied = must(backend.copy(&chunk, &copy, PutMode::Replace).await, "copy: a chunk to quarantine it");
+    // A backend may have moved the chunk.
+    must(must(backend.delete(&[Removal::any(chunk)]).await, "delete").remove(0), "delete: what was copied");
+    copied
+}
+
+/// As many bytes as the shortest blob has, or more, which begin with this text.
+fn blob(text: &str) -> Bytes {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.resize(bytes.len().max(MIN_BLOB_BYTES), b'.');
+    bytes.into()
 }
 
 async fn load(backend: &Arc<dyn Backend>, key: &Key) -> Object {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::conformance::{
-    archive, begin, chunk, end, holds, is_absent, load, must, name, namespace, notes, owner, refused, store,
+    archive, begin, blob, chunk, end, holds, is_absent, load, must, name, namespace, notes, owner,
+    quarantine, refused, remove, remove_replaced, store,
 };
 use crate::backend::{Backend, Deleted, PutMode, Removal, Touched};
 use crate::error::ErrorKind;
@@ -22,7 +23,7 @@ pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
         let version = store(backend, &marker, Bytes::new()).await;
         holds(backend, &marker, b"", &version, "read your writes").await;
     }
-    let others = [chunk(1), Key::Quarantined(Digest::of(b"bad"), 9), Key::GcStatus, Key::Store];
+    let others = [chunk(1), Key::GcStatus, Key::Store];
     let of_groups = [
         owner("ns/a/ns/vm/vm/100"),
         notes("ns/a/ns/vm/vm/100"),
@@ -34,16 +35,24 @@ pub(super) async fn read_your_writes(backend: &Arc<dyn Backend>) {
         owner("host/x.y-z_0"),
     ];
     for key in others.iter().chain(&of_groups) {
-        for length in [0, 1, 4096, 70_001, 3] {
+        let least = if matches!(key, Key::Chunk(_)) { blob("").len() } else { 0 };
+        for length in [0, 1, 4096, 70_001, 3].map(|length| least.max(length)) {
             let bytes = counting(length);
             let version = store(backend, key, bytes.clone()).await;
             holds(backend, key, &bytes, &version, "read your writes").await;
         }
     }
+    for length in [12, 4096, 70_001] {
+        let (digest, bytes) = (Digest::of(b"bad"), counting(length));
+        let (key, version) = (Key::Quarantined(digest, 0), quarantine(backend, digest, 0, &bytes).await);
+        holds(backend, &key, &bytes, &version, "read your writes").await;
+        remove(backend, &[key]).await;
+    }
     let large = counting(5 << 20);
     let version = store(backend, &others[0], large.clone()).await;
     holds(backend, &others[0], &large, &version, "read your writes: 5 MiB").await;
     end(backend, &others).await;
+    remove_replaced(backend, &others[0]).await;
 }
 
 /// **Absent is certain**: an absent object is `NotFound` or [`Touched::Absent`], also beside objects with similar names.
@@ -77,11 +86,11 @@ pub(super) async fn absent_is_certain(backend: &Arc<dyn Backend>) {
             is_absent(backend, key, &what).await;
         }
         for key in &present {
-            store(backend, key, "x").await;
+            store(backend, key, blob("x")).await;
         }
     }
     for key in &present {
-        assert_eq!(load(backend, key).await.bytes, "x", "absent is certain: {key} was not meant");
+        assert_eq!(load(backend, key).await.bytes, blob("x"), "absent is certain: {key} was not meant");
     }
     end(backend, &present[..1]).await;
 }
@@ -89,27 +98,28 @@ pub(super) async fn absent_is_certain(backend: &Arc<dyn Backend>) {
 /// **Limited**: an object of the size of the limit is read, and a larger one refused as `Corrupt`.
 pub(super) async fn limited(backend: &Arc<dyn Backend>) {
     begin(backend).await;
-    let key = chunk(1);
-    for size in [0_usize, 1, 5000] {
-        store(backend, &key, vec![7; size]).await;
+    let (chunk, notes) = (chunk(1), notes("vm/1"));
+    for (key, size) in [(&notes, 0), (&notes, 1), (&notes, 5000), (&chunk, 12), (&chunk, 5000)] {
+        store(backend, key, vec![7; size]).await;
         let size = size as u64;
         for limit in [size, size + 1, u64::MAX] {
-            let read = must(backend.get(&key, limit).await, "limited: within the limit");
+            let read = must(backend.get(key, limit).await, "limited: within the limit");
             assert_eq!(read.bytes.len() as u64, size, "limited: within the limit");
         }
         for limit in (0..size).step_by(999).chain(size.checked_sub(1)) {
-            refused(backend.get(&key, limit).await, ErrorKind::Corrupt, "limited: beyond the limit");
+            refused(backend.get(key, limit).await, ErrorKind::Corrupt, "limited: beyond the limit");
         }
-        assert_eq!(load(backend, &key).await.info.size, size, "limited: refusing changes nothing");
+        assert_eq!(load(backend, key).await.info.size, size, "limited: refusing changes nothing");
     }
-    end(backend, &[key]).await;
+    remove_replaced(backend, &chunk).await;
+    end(backend, &[chunk]).await;
 }
 
 /// A range has exactly the requested bytes, or is `InvalidInput`. The description is that of the whole object.
 pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     begin(backend).await;
     let bytes = counting(10_000);
-    let (key, empty) = (chunk(1), chunk(2));
+    let (key, empty) = (chunk(1), notes("vm/1"));
     let version = store(backend, &key, bytes.clone()).await;
     store(backend, &empty, Bytes::new()).await;
     for range in [0..1, 0..10_000, 9_999..10_000, 1..9_999, 4_095..4_097_usize] {
@@ -129,7 +139,7 @@ pub(super) async fn ranges(backend: &Arc<dyn Backend>) {
     let marker = Key::Namespace(namespace(&Namespace::root(), "a"));
     store(backend, &marker, Bytes::new()).await;
     refused(backend.get_range(&marker, 0..1).await, ErrorKind::InvalidInput, "ranges: of a namespace");
-    end(backend, &[key, empty]).await;
+    end(backend, &[key]).await;
 }
 
 /// Bytes that count from 0 to 250, over and over.

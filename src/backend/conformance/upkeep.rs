@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::conformance::{chunk, entries, keys, must, remove, store};
+use crate::backend::conformance::{blob, chunk, entries, keys, must, quarantine, remove, store};
 use crate::backend::{Backend, Details, ListEntry, ListQuery};
 use crate::error::ErrorKind;
 use crate::format::layout::{Key, Prefix};
@@ -15,10 +15,11 @@ const COARSE: Duration = Duration::from_secs(2);
 pub(super) async fn names(backend: &Arc<dyn Backend>) {
     let mut stored: Vec<Key> = (0..40).map(chunk).collect();
     let Key::Chunk(digest) = stored[7] else { return };
-    stored.push(Key::Quarantined(digest, 3));
+    quarantine(backend, digest, 0, &blob("x")).await;
     for key in &stored {
-        store(backend, key, "x").await;
+        store(backend, key, blob("x")).await;
     }
+    stored.push(Key::Quarantined(digest, 0));
     stored.sort();
     let query = ListQuery::all(Prefix::Chunks);
     assert_eq!(keys(backend, &query).await, stored, "names: what is there");
@@ -40,7 +41,7 @@ pub(super) async fn names(backend: &Arc<dyn Backend>) {
 pub(super) async fn many_heads(backend: &Arc<dyn Backend>) {
     let looked_for: Vec<Key> = (0..5).map(chunk).collect();
     for key in looked_for.iter().step_by(2) {
-        store(backend, key, "abc").await;
+        store(backend, key, blob("abc")).await;
     }
     let found = must(backend.head_many(&looked_for).await, "many heads: the whole call failed");
     assert_eq!(found.len(), looked_for.len(), "many heads: one for each");
@@ -64,7 +65,7 @@ pub(super) async fn many_heads(backend: &Arc<dyn Backend>) {
 pub(super) async fn the_clock(backend: &Arc<dyn Backend>) {
     let key = chunk(1);
     let before = must(backend.clock().await, "clock: it tells the time");
-    store(backend, &key, "x").await;
+    store(backend, &key, blob("x")).await;
     let info = must(backend.head(&key).await, "clock: what was stored");
     let after = must(backend.clock().await, "clock: it tells the time");
     assert!(info.last_used + COARSE >= before, "clock: {:?} is before {before:?}", info.last_used);
