@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use crate::format::Digest;
 use crate::format::larder::segment::records::SlotRecords;
-use crate::format::larder::segment::set::{ChunkPlace, Held, LoadedSlots, SegmentSet, sort_places};
+use crate::format::larder::segment::set::{ChunkPlace, Held, LoadedSlots, SegmentSet, Statement, settle};
 
 /// The chunks of a part of the space of digests, merged from all segments: each chunk once, in the order of digests.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Chunks<'a> {
     records: Vec<(usize, bool)>,
     set: &'a SegmentSet,
     sources: Vec<Source<'a>>,
+    statements: Vec<Statement>,
 }
 
 /// Sorted records.
@@ -51,8 +52,14 @@ impl<'a> Chunks<'a> {
             let numbers = records.numbers_between(marks);
             sources.push(Source { end: numbers.end, held, next: numbers.start, records, segment });
         }
-        let mut chunks =
-            Self { next: BinaryHeap::new(), places: Vec::new(), records: Vec::new(), set, sources };
+        let mut chunks = Self {
+            next: BinaryHeap::new(),
+            places: Vec::new(),
+            records: Vec::new(),
+            set,
+            sources,
+            statements: Vec::new(),
+        };
         (0..chunks.sources.len()).for_each(|source| chunks.queue(source));
         chunks
     }
@@ -70,7 +77,7 @@ impl<'a> Chunks<'a> {
     /// Goes to the next chunk, if it has a place or not.
     pub(super) fn step(&mut self) -> Option<Digest> {
         let Reverse((digest, _)) = *self.next.peek()?;
-        self.places.clear();
+        self.statements.clear();
         self.records.clear();
         while let Some(Reverse((_, source))) = self.next.peek().copied().filter(|next| next.0.0 == digest) {
             self.next.pop();
@@ -79,10 +86,10 @@ impl<'a> Chunks<'a> {
             of.next += 1;
             let place = self.set.place(of.held, &record);
             self.records.push((of.segment, place.is_some()));
-            self.places.extend(place);
+            self.statements.extend(place);
             self.queue(source);
         }
-        sort_places(&mut self.places);
+        settle(&self.statements, &mut self.places);
         Some(digest)
     }
 

@@ -1,7 +1,8 @@
 //! The view of a packed store: all its index segments, and the packs that a listing found.
 //!
 //! A chunk is present if a segment has a record of it and a listing has its pack, with the size that the segment has. Records of other packs
-//! are ignored: the pack is lost, truncated, or not visible yet.
+//! are ignored: the pack is lost, truncated, or not visible yet. A record that a copy is bad or deleted, and the name of a dropped pack, hold for all
+//! segments, in any order.
 //!
 //! A chunk may have several places, and every copy is right. The best one is in the largest pack, and by name among packs of equal size. The collector
 //! merges small packs and then deletes them, so a place in a large pack stays valid for longer. The order does not depend on the order in which segments
@@ -32,7 +33,7 @@ use crate::format::larder::segment::set::chunks::Chunks;
 use crate::format::larder::segment::set::packs::{PackTable, TablePack};
 use crate::format::larder::segment::set::usage::Usage;
 use crate::format::larder::segment::slots::Slots;
-use crate::format::larder::segment::{Segment, SegmentPack, SegmentRecord};
+use crate::format::larder::segment::{RecordKind, Segment, SegmentPack, SegmentRecord};
 
 pub(crate) mod chunks;
 mod packs;
@@ -41,6 +42,8 @@ pub(crate) mod usage;
 /// The segments of a store and its listed packs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SegmentSet {
+    /// Packs that a segment names as dropped.
+    dropped: BTreeSet<PackName>,
     packs: PackTable,
     /// For each segment that was added and not removed, superseded ones too, the segments that it replaces.
     replaced: BTreeMap<SegmentName, Vec<SegmentName>>,
@@ -90,9 +93,17 @@ pub(crate) struct LoadedSlots {
     segment: SegmentName,
 }
 
+/// A record about a place in a listed pack.
+#[derive(Clone, Copy, Debug)]
+struct Statement {
+    kind: RecordKind,
+    place: ChunkPlace,
+}
+
 /// A segment that is asked.
 #[derive(Clone, Debug)]
 struct Held {
+    dropped: Vec<PackName>,
     /// For each pack of the segment its number in the table, or [`OTHER_PACK`].
     numbers: Vec<u32>,
     records: Option<SlotRecords>,
@@ -174,12 +185,14 @@ impl SegmentSet {
 
     /// Packs that a segment names, and that are not listed with this size.
     pub(crate) fn missing_packs(&self) -> impl Iterator<Item = SegmentPack> {
-        self.packs.iter().filter(|pack| !pack.is_listed).map(|pack| pack.pack)
+        let missing = self.packs.iter().filter(|pack| !pack.is_listed).map(|pack| pack.pack);
+        missing.filter(|pack| !self.dropped.contains(&pack.name))
     }
 
-    /// Listed packs that no segment names.
+    /// Listed packs that no segment names, not even as dropped.
     pub(crate) fn unnamed_packs(&self) -> impl Iterator<Item = ListedPack> {
-        self.unnamed.iter().map(|(name, bytes)| ListedPack { bytes: *bytes, name: *name })
+        let unnamed = self.unnamed.iter().filter(|(name, _)| !self.dropped.contains(name));
+        unnamed.map(|(name, bytes)| ListedPack { bytes: *bytes, name: *name })
     }
 
     /// The reads that find a chunk; none if all segments are held whole.
@@ -213,17 +226,19 @@ impl SegmentSet {
 
     /// The places of a chunk, the best one first, by the segments that are held whole and by what was loaded.
     pub(crate) fn find(&self, digest: &Digest, loaded: &[LoadedSlots]) -> Vec<ChunkPlace> {
-        let mut places = Vec::new();
+        let mut statements = Vec::new();
         for held in self.segments.values() {
             let Some(records) = &held.records else { continue };
             let numbers = held.slots.numbers_of(held.slots.slot_of(digest));
-            places.extend(records.find_in(numbers, digest).filter_map(|record| self.place(held, &record)));
+            statements
+                .extend(records.find_in(numbers, digest).filter_map(|record| self.place(held, &record)));
         }
         for LoadedSlots { records, segment } in loaded {
             let Some(held) = self.segments.get(segment) else { continue };
-            places.extend(records.find(digest).filter_map(|record| self.place(held, &record)));
+            statements.extend(records.find(digest).filter_map(|record| self.place(held, &record)));
         }
-        sort_places(&mut places);
+        let mut places = Vec::new();
+        settle(&statements, &mut places);
         places
     }
 
@@ -237,11 +252,12 @@ impl SegmentSet {
         Usage::new(self)
     }
 
-    /// The place that a record states, if its pack is listed.
-    fn place(&self, held: &Held, record: &SegmentRecord) -> Option<ChunkPlace> {
+    /// The place that a record is about, if its pack is listed and not dropped.
+    fn place(&self, held: &Held, record: &SegmentRecord) -> Option<Statement> {
         let number = *held.numbers.get(record.pack as usize)?;
         let TablePack { is_listed, pack } = self.packs.get(number)?;
-        is_listed.then_some(ChunkPlace { entry: record.entry, number, pack })
+        let place = ChunkPlace { entry: record.entry, number, pack };
+        (is_listed && !self.dropped.contains(&pack.name)).then_some(Statement { kind: record.kind, place })
     }
 
     /// The segments that a segment replaces which is not replaced itself, and the segments that these replace in turn.
@@ -290,6 +306,7 @@ impl SegmentSet {
         for source in added {
             self.hold(source);
         }
+        self.dropped = self.segments.values().flat_map(|held| &held.dropped).copied().collect();
         let packs = &self.packs;
         self.unnamed.retain(|name, _| packs.number_of(name).is_none());
     }
@@ -299,11 +316,14 @@ impl SegmentSet {
         let name = head.name();
         let mut numbers: Vec<_> = head.packs().map(|pack| number_in(&self.packs, &pack)).collect();
         numbers.shrink_to_fit();
+        let dropped = head.dropped().collect();
         let held = match source {
-            SegmentSource::Head(head) => Held { numbers, records: None, slots: head.slot_table().compact() },
+            SegmentSource::Head(head) => {
+                Held { dropped, numbers, records: None, slots: head.slot_table().compact() }
+            }
             SegmentSource::Whole(segment) => {
                 let slots = segment.head().slot_table().clone();
-                Held { numbers, records: Some(segment.records().clone()), slots }
+                Held { dropped, numbers, records: Some(segment.records().clone()), slots }
             }
         };
         self.segments.insert(name, held);
@@ -317,8 +337,16 @@ fn number_in(packs: &PackTable, pack: &SegmentPack) -> u32 {
     number.unwrap_or(OTHER_PACK)
 }
 
-/// Sorts the places of a chunk, the best one first, each once.
-fn sort_places(places: &mut Vec<ChunkPlace>) {
+/// The places of the copies of a chunk that count, the best one first, each once.
+fn settle(statements: &[Statement], places: &mut Vec<ChunkPlace>) {
+    let at = |place: &ChunkPlace| (place.number, place.entry.offset);
+    let is_gone = |place: &ChunkPlace| {
+        let mut others = statements.iter().filter(|statement| statement.kind != RecordKind::Copy);
+        others.any(|statement| at(&statement.place) == at(place))
+    };
+    places.clear();
+    let copies = statements.iter().filter(|statement| statement.kind == RecordKind::Copy);
+    places.extend(copies.map(|copy| copy.place).filter(|place| !is_gone(place)));
     if places.len() > 1 {
         let order = |place: &ChunkPlace| (Reverse(place.pack.bytes), place.pack.name, place.entry.offset);
         places.sort_unstable_by_key(order);

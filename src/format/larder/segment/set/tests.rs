@@ -103,6 +103,36 @@ fn a_chunk_has_its_places_in_listed_packs_the_largest_one_first() {
 }
 
 #[test]
+fn a_copy_that_any_segment_calls_bad_deleted_or_dropped_does_not_count() {
+    let copies = segment(0, &[], [(1, 1), (1, 2), (1, 3), (1, 4), (2, 2)]);
+    let mut builder = SegmentBuilder::new(segment_name(1));
+    for (number, kind) in [(2, RecordKind::Bad), (3, RecordKind::Deleted)] {
+        let pack = builder.add_pack(pack(number)).unwrap();
+        builder.push(pack, entry(1), kind).unwrap();
+    }
+    builder.drop_pack(pack(4).name);
+    builder.drop_pack(pack(5).name);
+    let facts = Bytes::from(builder.finish().unwrap().parts.concat());
+    for segments in [[(0, &copies), (1, &facts)], [(1, &facts), (0, &copies)]] {
+        for source in [whole, by_head] {
+            let mut set = SegmentSet::default();
+            set.list((0..10).map(listed));
+            for (n, segment) in segments {
+                set.add(vec![source(n, segment)]);
+            }
+            let loaded = load(&set, &ALL, &[copies.clone(), facts.clone()]);
+            assert_eq!(packs_of(&set.find(&digest(1), &loaded)), [pack(1)]);
+            assert_eq!(packs_of(&set.find(&digest(2), &loaded)), [pack(2)]);
+            let (mut chunks, mut found) = (set.chunks(&ALL, &loaded), 0);
+            while let Some(chunk) = chunks.next() {
+                found += chunk.places.len();
+            }
+            assert_eq!((found, set.unnamed_packs().count()), (2, 5));
+        }
+    }
+}
+
+#[test]
 fn superseded_segments_are_not_asked() {
     let segments: Vec<_> = [
         (0, segment(0, &[], [(1, 1), (2, 1)])),
