@@ -47,6 +47,7 @@ pub(super) async fn prepare(
     times: Times,
 ) -> Result<Vec<ListedPack>> {
     let begin = begin.ok_or_else(|| Error::new(ErrorKind::Internal, "collect garbage"))?;
+    packs.end_retirement().await;
     packs.adopt_orphans(begin, |last_used| times.is_old(last_used)).await?;
     packs.list_states(begin).await
 }

@@ -1,6 +1,6 @@
 //! Execution of a plan in a packed store. [`crate::packs::reclaim`] has the order of the steps.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -27,8 +27,8 @@ const COPIES_IN_FLIGHT: usize = 16;
 /// Copies in packs that are about to vanish.
 #[derive(Debug, Default)]
 struct Retired {
-    /// Number of dead ones, and their bytes.
-    dead: ChunkTally,
+    /// Number of dead ones in each pack, and their bytes.
+    dead: BTreeMap<PackName, ChunkTally>,
     /// Those that must have another copy first.
     needed: Vec<PackCopy>,
 }
@@ -64,22 +64,30 @@ impl GcPlan {
         let copies = needed.into_iter().map(|copy| self.copy_out(packs, names, copy));
         let copied: Vec<_> = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT).try_collect().await?;
         let damaged: Vec<_> = copied.into_iter().flatten().collect();
-        if !damaged.is_empty() {
-            // The only copies are bad and stay where they are. The next backup that contains the chunks stores them again.
-            for (digest, error) in damaged {
-                self.store.inner().chunks().mark_suspect(digest).await;
-                self.progress.fail(Key::Chunk(digest), error);
+        let mut names = names.clone();
+        // The only copies are bad and stay where they are. The next backup that contains the chunks stores them again, in any process.
+        let suspects: Vec<_> = damaged.iter().map(|(digest, _)| *digest).collect();
+        self.store.inner().repairs().suspect_missing(&suspects).await?;
+        for (digest, error) in damaged {
+            for stays in packs.packs_of(&digest) {
+                names.remove(&stays);
             }
+            self.store.inner().chunks().mark_suspect(digest).await;
+            self.progress.fail(Key::Chunk(digest), error);
+        }
+        if names.is_empty() {
             return Ok(());
         }
         self.held.guard.check().await?;
-        packs.drop_packs(names).await?;
-        self.progress.removed.join(dead);
-        let ChunkTally { bytes, chunks } = dead;
+        packs.drop_packs(&names).await?;
+        let mut removed = ChunkTally::default();
+        dead.into_iter().filter(|(name, _)| names.contains(name)).for_each(|(_, dead)| removed.join(dead));
+        self.progress.removed.join(removed);
+        let ChunkTally { bytes, chunks } = removed;
         trace::collected(bytes, chunks);
         self.options.control.notify(&GcEvent::Removed { bytes, chunks });
         if deletes_at_once(&self.store, &self.options) {
-            let names: Vec<_> = names.iter().copied().collect();
+            let names: Vec<_> = names.into_iter().collect();
             self.delete_packs(packs, &names).await?;
         }
         Ok(())
@@ -96,7 +104,7 @@ impl GcPlan {
             let needed = self.store.inner().chunks().retire(packs, &copies, is_needed);
             let stay: HashSet<_> = needed.iter().map(|copy| copy.digest).collect();
             for copy in copies.iter().filter(|copy| !stay.contains(&copy.digest)) {
-                retired.dead.add(copy.bytes());
+                retired.dead.entry(name).or_default().add(copy.bytes());
             }
             // A chunk with two copies in vanishing packs needs one.
             retired.needed.extend(needed.into_iter().filter(|copy| seen.insert(copy.digest)));

@@ -91,7 +91,7 @@ impl Backend for PackedBackend {
         let mut touched = Vec::with_capacity(keys.len());
         for key in keys {
             touched.push(match Copy::of(key) {
-                Some(copy) => self.packs.touch_copy(copy),
+                Some(copy) => self.packs.touch_copy(copy).await?,
                 None => match self.packs.inner.touch(&[enclose(key)]).await?.into_iter().next() {
                     Some(Touched::Present(info)) => Touched::Present(expose_info(info)),
                     touched => touched.unwrap_or(Touched::Unknown),

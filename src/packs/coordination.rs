@@ -83,8 +83,13 @@ impl Packs {
         self.inner.capabilities().lock_reach == LockReach::Process || self.is_same_lease()
     }
 
+    /// Returns `true` if another handle of this process stored a segment that this one does not know.
+    pub(super) fn is_behind(&self) -> bool {
+        self.tenure().segments != self.handles.segments()
+    }
+
     fn has_lease(&self) -> bool {
-        self.is_same_lease() && self.tenure().segments == self.handles.segments()
+        self.is_same_lease() && !self.is_behind()
     }
 
     fn is_same_lease(&self) -> bool {

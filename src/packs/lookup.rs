@@ -108,13 +108,24 @@ impl Packs {
     }
 
     /// As [`known_copy`](Self::known_copy), for a writer.
-    pub(super) fn touch_copy(&self, copy: Copy) -> Touched {
+    pub(super) async fn touch_copy(self: &Arc<Self>, copy: Copy) -> Result<Touched> {
         if copy.quarantined.is_some() {
-            return self.known_copy(copy).map_or(Touched::Absent, Touched::Present);
+            return Ok(self.known_copy(copy).map_or(Touched::Absent, Touched::Present));
         }
+        if let Some(info) = self.reliable_copy(copy) {
+            return Ok(Touched::Present(info));
+        }
+        // The collector of another handle may have moved it to another pack.
+        if self.state().view.is_dropped_elsewhere(&copy.digest) {
+            self.catch_up().await?;
+        }
+        Ok(self.reliable_copy(copy).map_or(Touched::Absent, Touched::Present))
+    }
+
+    fn reliable_copy(&self, copy: Copy) -> Option<ObjectInfo> {
         let state = self.state();
-        let place = state.view.reliable_places(&copy.digest).first().copied();
-        place.map_or(Touched::Absent, |place| Touched::Present(self.info_of(&state.view, copy, &place)))
+        let place = state.view.reliable_places(&copy.digest).first().copied()?;
+        Some(self.info_of(&state.view, copy, &place))
     }
 
     pub(super) fn info_of(&self, view: &View, copy: Copy, place: &Place) -> ObjectInfo {

@@ -33,7 +33,7 @@
 //! |---|---|
 //! | the lock of the store is taken, and another process may have had it since the last time | is read again: one listing, and the new segments |
 //! | a read finds no copy, or no pack | is read again once, unless this process alone may change the store |
-//! | a collector of this process retires a pack | forgets its copies, in all handles at once ([`registry`]) |
+//! | a collector of this process retires copies | shows them to no writer, in all handles at once ([`retirement`]) |
 //!
 //! Segments that a listing does not show any more are forgotten: a merged one replaced them, and may have dropped packs since. A forgotten
 //! copy costs a request or a second copy, never a chunk.
@@ -53,6 +53,7 @@ mod read;
 pub(crate) mod reclaim;
 mod refresh;
 mod registry;
+mod retirement;
 mod send;
 mod view;
 
@@ -140,11 +141,13 @@ impl PackedBackend {
         inner.runtime().fill_random(&mut session);
         // One pack is filled while another one is stored.
         let target_bytes = target_bytes.min(memory_bytes / 2);
+        let handles = Handles::of(uuid);
+        let state = State { view: View::new(handles.retirement()), writer: Writer::default() };
         let packs = Arc::new(Packs {
             buffers: Buffers::new(memory_bytes),
             capabilities,
             flushing: AsyncMutex::default(),
-            handles: Handles::of(uuid),
+            handles,
             inner,
             listings: Mutex::default(),
             memory: Semaphore::new(memory_bytes),
@@ -152,7 +155,7 @@ impl PackedBackend {
             recording: AsyncMutex::default(),
             refreshing: AsyncMutex::default(),
             session: SessionId::from_bytes(session),
-            state: Mutex::default(),
+            state: Mutex::new(state),
             target_bytes,
             tenure: Mutex::default(),
         });

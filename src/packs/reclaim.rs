@@ -124,6 +124,13 @@ impl PackedBackend {
         self.copies(digest, |name| names.contains(name))
     }
 
+    /// The packs with a copy of a chunk, whatever its state.
+    pub(crate) fn packs_of(&self, digest: &Digest) -> Vec<PackName> {
+        let state = self.packs.state();
+        let places = state.view.all_places(digest);
+        places.iter().filter_map(|place| Some(state.view.pack(place.pack)?.name)).collect()
+    }
+
     fn copies(&self, digest: &Digest, is_wanted: impl Fn(&PackName) -> bool) -> Vec<PackCopy> {
         let state = self.packs.state();
         let mut places = state.view.reliable_places(digest);
@@ -134,14 +141,27 @@ impl PackedBackend {
     /// Hides a copy from all writers of this process. The caller holds the digest lock of its chunk.
     pub(crate) fn retire(&self, copy: &PackCopy) {
         let name = self.packs.state().view.pack(copy.place.pack).map(|pack| pack.name);
-        let Some(name) = name else { return };
-        for handle in self.packs.handles.all() {
-            let mut state = handle.state();
-            if let Some(number) = state.view.known(name) {
-                state.view.retire(Place { pack: number, ..copy.place });
-            }
+        if let Some(name) = name {
+            self.packs.handles.retirement().retire(name, copy.place.offset);
         }
-        self.packs.state().view.retire(copy.place);
+    }
+
+    /// Shows copies to writers again that a collection retired without dropping their pack. The caller plans the next collection, alone.
+    pub(crate) async fn end_retirement(&self) {
+        let handles = self.packs.handles.all();
+        // A view that is being read may learn of a pack without its drop. Once these locks are free, the next one learns both.
+        let mut reading = Vec::new();
+        for handle in &handles {
+            reading.push(handle.refreshing.lock().await);
+        }
+        let needs = |handle: &Packs, name: &PackName| {
+            let state = handle.state();
+            let known = state.view.known(*name).and_then(|number| state.view.pack(number));
+            // Or its drop may be stored, since a put of it failed.
+            known.is_some_and(|pack| !pack.is_dropped) || state.writer.drops.contains(name)
+        };
+        let retirement = self.packs.handles.retirement();
+        retirement.keep_packs(|name| handles.iter().any(|handle| needs(handle, name)));
     }
 
     /// Reads a copy.
@@ -158,18 +178,12 @@ impl PackedBackend {
     pub(crate) async fn drop_packs(&self, names: &BTreeSet<PackName>) -> Result<()> {
         let packs = &self.packs;
         packs.flush().await?;
+        // Other handles read about the drop when they need to. Until then they rely on no copy in the packs, not even on those in use, since
+        // a later collection may drop the other copies of them.
+        packs.handles.retirement().retire_packs(names);
         packs.state().writer.drops.extend(names);
         packs.record().await?;
-        packs.inner.barrier().await?;
-        for handle in packs.handles.all() {
-            let mut state = handle.state();
-            for name in names {
-                if state.view.known(*name).is_some() {
-                    state.view.drop_pack(*name);
-                }
-            }
-        }
-        Ok(())
+        packs.inner.barrier().await
     }
 
     /// Deletes dropped packs, with a result for each.

@@ -1,6 +1,6 @@
 //! Reading the segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -32,25 +32,43 @@ impl Packs {
     /// `Corrupt` if a segment is damaged; any failure to read them all.
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _alone = self.refreshing.lock().await;
+        self.read_segments().await
+    }
+
+    /// As [`refresh`](Self::refresh), if another handle of this process stored a segment since.
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh).
+    pub(super) async fn catch_up(self: &Arc<Self>) -> Result<()> {
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let _alone = self.refreshing.lock().await;
+        if self.is_behind() { self.read_segments().await } else { Ok(()) }
+    }
+
+    async fn read_segments(self: &Arc<Self>) -> Result<()> {
         let begun = self.tenure_now();
         // One that is stored from now on may be missing in the listing.
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
         let times = self.listed_segments().await?;
-        let listed: Vec<_> = times.keys().copied().collect();
+        let lags = !self.inner.capabilities().consistent_listing;
+        let stored = if lags { self.handles.stored() } else { BTreeSet::new() };
         let unknown: Vec<_> = {
             let state = self.state();
-            listed.iter().filter(|name| !state.view.segments().contains_key(name)).copied().collect()
+            let known = state.view.segments();
+            let all = times.keys().chain(stored.iter().filter(|name| !times.contains_key(name)));
+            all.filter(|name| !known.contains_key(name)).copied().collect()
         };
         let reads =
             stream::iter(unknown).map(|name| self.read_segment(name)).buffer_unordered(READS_IN_FLIGHT);
         let read: Vec<Segment> = reads.try_filter_map(|read| async move { Ok(read) }).try_collect().await?;
         let mut state = self.state();
-        let own = self.session();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
-        let keeps_own = !self.inner.capabilities().consistent_listing && self.was_exclusive();
+        let keeps_own = lags && self.was_exclusive();
         let gone: Vec<_> = before
             .iter()
-            .filter(|name| listed.binary_search(name).is_err() && !(keeps_own && name.session == own))
+            .filter(|name| !(times.contains_key(name) || keeps_own && stored.contains(name)))
             .copied()
             .collect();
         for segment in read {

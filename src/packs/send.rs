@@ -130,12 +130,16 @@ impl Packs {
             Ok((finished.name, joined(&finished)))
         });
         let (name, bytes) = finished.await?;
+        // Also if the put fails: it may be stored.
+        self.handles.note_segment(name);
         self.inner.put(&Key::Segment(name), bytes.clone(), self.inner.capabilities().create_mode()).await?;
         let segment = Segment::parse(&name, &bytes).map_err(|error| {
             Error::new(ErrorKind::Internal, "store").on(Key::Segment(name)).because(error)
         })?;
+        // Unknown if the clock cannot be read: dropped packs stay longer then.
+        let stored = if drops.is_empty() { None } else { self.inner.clock().await.ok() };
         let mut state = self.state();
-        state.view.add_segment(segment, None);
+        state.view.add_segment(segment, stored);
         state.view.settle(&packs);
         for replaced in &replaces {
             state.view.remove_segment(replaced);

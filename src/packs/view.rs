@@ -12,6 +12,7 @@ use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{PackClass, PackEntry};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{RecordKind, Segment, SegmentRecord};
+use crate::packs::retirement::Retirement;
 
 /// One copy of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,11 +95,16 @@ pub(super) struct View {
     /// Copies in packs of this process that no known segment names.
     recent: HashMap<Digest, Vec<Place>>,
     /// Copies that the collector of this process retires: they do not count for writers.
-    retired: HashSet<(u32, u32)>,
+    retirement: Arc<Retirement>,
     segments: BTreeMap<SegmentName, Known>,
 }
 
 impl View {
+    /// An empty view.
+    pub(super) fn new(retirement: &Arc<Retirement>) -> Self {
+        Self { retirement: Arc::clone(retirement), ..Self::default() }
+    }
+
     /// Number of a pack, which becomes known if it is not.
     pub(super) fn number_of(&mut self, name: PackName, class: PackClass, bytes: u64) -> u32 {
         if let Some(number) = self.numbers.get(&name).copied() {
@@ -157,9 +163,16 @@ impl View {
     /// The copies that a writer may rely on.
     pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.places(digest);
-        let is_there = |place: &Place| self.pack(place.pack).is_some_and(|pack| pack.is_listed);
-        places.retain(|place| !self.retired.contains(&place.key()) && is_there(place));
+        let is_reliable =
+            |pack: &PackInfo, offset| pack.is_listed && !self.retirement.has(&pack.name, offset);
+        places.retain(|place| self.pack(place.pack).is_some_and(|pack| is_reliable(pack, place.offset)));
         places
+    }
+
+    /// Returns `true` if a collector of this process dropped a pack with the chunk, and this view does not know.
+    pub(super) fn is_dropped_elsewhere(&self, digest: &Digest) -> bool {
+        let mut packs = self.places(digest).into_iter().filter_map(|place| self.pack(place.pack));
+        packs.any(|pack| self.retirement.has_pack(&pack.name))
     }
 
     /// Every copy, once.
@@ -219,11 +232,6 @@ impl View {
             self.bad.remove(digest);
         }
         place
-    }
-
-    /// Hides a copy from writers.
-    pub(super) fn retire(&mut self, place: Place) {
-        self.retired.insert(place.key());
     }
 
     /// Adds a segment that was read or stored.
