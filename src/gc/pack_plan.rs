@@ -40,7 +40,10 @@ pub(super) struct Actions {
     pub(super) plan: PackPlan,
 }
 
-/// Makes the chunks of orphans known. Returns the begin of all listings of chunks.
+/// Makes the chunks of orphans known. Returns all packs.
+///
+/// # Errors
+/// `Corrupt` for a damaged segment; any failure to read the orphans.
 pub(super) async fn prepare(
     packs: &PackedBackend,
     begin: Option<&Cursor>,
@@ -48,6 +51,7 @@ pub(super) async fn prepare(
 ) -> Result<Vec<ListedPack>> {
     let begin = begin.ok_or_else(|| Error::new(ErrorKind::Internal, "collect garbage"))?;
     packs.end_retirement().await;
+    packs.check_segments()?;
     packs.adopt_orphans(begin, |last_used| times.is_old(last_used)).await?;
     packs.list_states(begin).await
 }

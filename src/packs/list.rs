@@ -52,6 +52,7 @@ impl Packs {
                 let found = listing.packs.get(&info.name);
                 info.last_used = found.map(|(_, last_used)| *last_used).or(info.last_used);
                 info.is_listed = found.is_some() || is_own || info.contents.is_some();
+                info.stored_bytes = found.map(|(bytes, _)| *bytes);
             }
         }
         let mut listings = self.listings();
@@ -149,7 +150,7 @@ impl Packs {
         };
         let is_there = |place: &&Place| {
             state.view.pack(place.pack).is_some_and(|pack| {
-                listing.packs.contains_key(&pack.name)
+                listing.packs.get(&pack.name).is_some_and(|(bytes, _)| place.end() <= *bytes)
                     || pack.contents.is_some()
                     || state.writer.unrecorded.contains_key(&place.pack)
             })

@@ -48,10 +48,6 @@ impl Copy {
         }
     }
 
-    fn absent(&self, action: &'static str) -> Error {
-        Error::new(ErrorKind::NotFound, action).on(self.key())
-    }
-
     /// The places to read, in order of preference.
     fn places(&self, view: &View) -> Vec<Place> {
         match self.quarantined {
@@ -68,7 +64,7 @@ impl Packs {
             return Ok(info);
         }
         self.refresh_if_stale().await?;
-        self.certain_copy(copy).await?.ok_or_else(|| copy.absent("look up"))
+        self.certain_copy(copy).await?.ok_or_else(|| self.absent(copy, "look up"))
     }
 
     /// The description of a copy whose pack exists, as far as is known.
@@ -78,26 +74,40 @@ impl Packs {
             let places = copy.places(&state.view).into_iter();
             let found = places.filter_map(|place| {
                 let pack = state.view.pack(place.pack)?;
-                Some((place.pack, pack.name, pack.is_listed, self.info_of(&state.view, copy, &place)))
+                let is_there = pack.is_listed && pack.reaches(&place);
+                Some((place, pack.name, is_there, self.info_of(&state.view, copy, &place)))
             });
             found.collect()
         };
-        for (number, name, is_listed, info) in candidates {
+        for (place, name, is_there, info) in candidates {
             // A listing or a read did not find it, and a listing may lag (H13).
-            if is_listed || self.has_pack(number, name).await? {
+            if is_there || self.has_pack(&place, name).await? {
                 return Ok(Some(info));
             }
         }
         Ok(None)
     }
 
-    /// Looks for a pack that was not found before.
-    async fn has_pack(&self, number: u32, name: PackName) -> Result<bool> {
-        let exists = self.inner.has(&Key::Pack(name)).await?;
-        if let Some(pack) = self.state().view.pack_mut(number) {
-            pack.is_listed = exists;
+    /// Looks for a pack that was not found before. Returns `false` also if it was cut before the end of this copy.
+    async fn has_pack(&self, place: &Place, name: PackName) -> Result<bool> {
+        let found = match self.inner.head(&Key::Pack(name)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            found => Some(found?.size),
+        };
+        if let Some(pack) = self.state().view.pack_mut(place.pack) {
+            pack.is_listed = found.is_some();
+            pack.stored_bytes = found;
         }
-        Ok(exists)
+        Ok(found.is_some_and(|bytes| place.end() <= bytes))
+    }
+
+    /// The error for a copy that the view does not have.
+    fn absent(&self, copy: Copy, action: &'static str) -> Error {
+        let absent = Error::new(ErrorKind::NotFound, action).on(copy.key());
+        match self.state().view.damage() {
+            Some(damage) => absent.because(damage.clone()),
+            None => absent,
+        }
     }
 
     /// The description of a copy that the view has.
@@ -154,7 +164,7 @@ impl Packs {
                 }
                 match self.read_place(place).await {
                     Ok(bytes) if several && !is_intact(&bytes) => {
-                        damaged.get_or_insert(Object::new(bytes, info));
+                        damaged.get_or_insert(Ok(Object::new(bytes, info)));
                     }
                     Ok(bytes) => return Ok(Object::new(bytes, info)),
                     Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -163,15 +173,18 @@ impl Packs {
                             pack.is_listed = false;
                         }
                     }
+                    Err(error) if error.kind() == ErrorKind::Corrupt => {
+                        damaged.get_or_insert(Err(error));
+                    }
                     Err(error) => return Err(error),
                 }
             }
             if let Some(damaged) = damaged {
-                return Ok(damaged);
+                return damaged;
             }
             // Another process may have stored the chunk, or moved it to another pack.
             if is_fresh || !self.refresh_if_stale().await? {
-                return Err(copy.absent("read"));
+                return Err(self.absent(copy, "read"));
             }
             is_fresh = true;
         }
@@ -200,7 +213,7 @@ impl Packs {
             Found::Absent => Err(Error::new(ErrorKind::NotFound, "read").on("a pack")),
             Found::Bytes(bytes) => Ok(bytes),
             Found::Stored(name) if self.inner.capabilities().cheap_presence => {
-                let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.length);
+                let range = u64::from(place.offset)..place.end();
                 let read = self.inner.get_range(&Key::Pack(name), range).await;
                 Ok(read.map_err(|error| beyond_end(error, name))?.bytes)
             }

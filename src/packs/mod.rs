@@ -38,6 +38,15 @@
 //! Segments that a listing does not show any more are forgotten: a merged one replaced them, and may have dropped packs since. A forgotten
 //! copy costs a request or a second copy, never a chunk.
 //!
+//! # Damage
+//! | object | effect |
+//! |---|---|
+//! | a pack is missing, or cut before the end of a copy | its chunks count as missing, once a listing or a read shows it |
+//! | a pack has other bytes | the readers of its chunks find that, as in a loose store |
+//! | the directory of a pack is damaged | none, unless no segment names the pack: then it is never adopted, and never deleted |
+//! | a segment is missing | its packs are orphans, which a collection adopts; until then their chunks count as missing |
+//! | a segment is damaged | chunks that only it names count as missing, and no collection runs until the index is rebuilt |
+//!
 //! # Names
 //! Namespaces, groups and snapshots have [enclosed](Key::Enclosed) keys below. A PBS that adopts the bucket finds an empty store.
 

@@ -76,6 +76,14 @@ pub(crate) enum PackState {
 }
 
 impl PackedBackend {
+    /// Refuses if a segment is damaged: packs that only it names would pass for orphans, and copies that it excludes for good ones.
+    ///
+    /// # Errors
+    /// `Corrupt` then.
+    pub(crate) fn check_segments(&self) -> Result<()> {
+        self.packs.state().view.damage().map_or(Ok(()), |damage| Err(damage.clone()))
+    }
+
     /// Makes the chunks of orphans known that are old enough.
     ///
     /// # Errors

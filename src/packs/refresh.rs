@@ -13,6 +13,22 @@ use crate::format::larder::segment::{MAX_SEGMENT_BYTES, Segment};
 use crate::format::layout::{Key, Prefix};
 use crate::packs::Packs;
 
+/// A listing of all segments.
+struct SegmentListing {
+    /// With the times of their puts.
+    times: BTreeMap<SegmentName, SystemTime>,
+    /// Those that are no objects, by path.
+    unreadable: BTreeMap<String, Error>,
+}
+
+/// The result of reading a segment.
+enum ReadSegment {
+    Damaged(String, Error),
+    /// It was deleted since it was listed.
+    Gone,
+    Good(Segment),
+}
+
 /// Number of segments read at the same time.
 const READS_IN_FLIGHT: usize = 8;
 
@@ -26,10 +42,11 @@ impl Packs {
         Ok(true)
     }
 
-    /// Reads the segments that this handle does not know, and forgets those that the store does not have any more.
+    /// Reads the segments that this handle does not know, and forgets those that the store does not have any more. The view is without
+    /// damaged ones, and knows that.
     ///
     /// # Errors
-    /// `Corrupt` if a segment is damaged; any failure to read them all.
+    /// Any failure to read them all, other than damage.
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _alone = self.refreshing.lock().await;
         self.read_segments().await
@@ -51,7 +68,7 @@ impl Packs {
         let begun = self.tenure_now();
         // One that is stored from now on may be missing in the listing.
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
-        let times = self.listed_segments().await?;
+        let SegmentListing { times, mut unreadable } = self.list_segments().await?;
         let lags = !self.inner.capabilities().consistent_listing;
         let stored = if lags { self.handles.stored() } else { BTreeSet::new() };
         let unknown: Vec<_> = {
@@ -62,7 +79,14 @@ impl Packs {
         };
         let reads =
             stream::iter(unknown).map(|name| self.read_segment(name)).buffer_unordered(READS_IN_FLIGHT);
-        let read: Vec<Segment> = reads.try_filter_map(|read| async move { Ok(read) }).try_collect().await?;
+        let mut read = Vec::new();
+        for segment in reads.try_collect::<Vec<_>>().await? {
+            match segment {
+                ReadSegment::Damaged(path, error) => drop(unreadable.insert(path, error)),
+                ReadSegment::Gone => {}
+                ReadSegment::Good(segment) => read.push(segment),
+            }
+        }
         let mut state = self.state();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
         let keeps_own = lags && self.was_exclusive();
@@ -80,34 +104,47 @@ impl Packs {
         for name in gone.iter().chain(&replaced) {
             state.view.remove_segment(name);
         }
+        state.view.set_unreadable(unreadable);
         drop(state);
         self.note_refreshed(begun);
         Ok(())
     }
 
-    /// All segments in the store, with the times of their puts.
-    pub(super) async fn listed_segments(&self) -> Result<BTreeMap<SegmentName, SystemTime>> {
+    async fn list_segments(&self) -> Result<SegmentListing> {
         let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
-        let of_segment = |entry| match entry {
-            ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, .. }) => {
-                Some((name, last_used))
+        let mut listing = SegmentListing { times: BTreeMap::new(), unreadable: BTreeMap::new() };
+        for entry in entries {
+            match entry {
+                ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, .. }) => {
+                    listing.times.insert(name, last_used);
+                }
+                ListEntry::Unreadable(unreadable) => {
+                    listing.unreadable.insert(unreadable.path.clone(), unreadable.error("read"));
+                }
+                _ => {}
             }
-            _ => None,
-        };
-        Ok(entries.into_iter().filter_map(of_segment).collect())
+        }
+        Ok(listing)
     }
 
-    /// Reads a segment; `None` if it was deleted since it was listed.
-    async fn read_segment(&self, name: SegmentName) -> Result<Option<Segment>> {
-        let object = match self.inner.get(&Key::Segment(name), MAX_SEGMENT_BYTES).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+    async fn read_segment(&self, name: SegmentName) -> Result<ReadSegment> {
+        let key = Key::Segment(name);
+        let object = match self.inner.get(&key, MAX_SEGMENT_BYTES).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReadSegment::Gone),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                return Ok(ReadSegment::Damaged(key.to_string(), error));
+            }
             object => object?,
         };
         let parse = move || {
-            let parsed = Segment::parse(&name, &object.bytes);
-            parsed
-                .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Segment(name)).because(error))
+            Ok(match Segment::parse(&name, &object.bytes) {
+                Ok(segment) => ReadSegment::Good(segment),
+                Err(error) => {
+                    let error = Error::new(ErrorKind::Corrupt, "read").on(&key).because(error);
+                    ReadSegment::Damaged(key.to_string(), error)
+                }
+            })
         };
-        self.runtime().run_blocking("read an index segment", parse).await.map(Some)
+        self.runtime().run_blocking("read an index segment", parse).await
     }
 }

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::error::Error;
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
@@ -36,6 +37,11 @@ impl Place {
         PackEntry { digest, len: self.length, offset: self.offset }
     }
 
+    /// Offset of the first byte behind the blob.
+    pub(super) fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.length)
+    }
+
     fn key(&self) -> (u32, u32) {
         (self.pack, self.offset)
     }
@@ -59,6 +65,15 @@ pub(super) struct PackInfo {
     /// The time of its put, as this process knows it or a listing shows it.
     pub(super) last_used: Option<SystemTime>,
     pub(super) name: PackName,
+    /// Length of the object, as it was seen last.
+    pub(super) stored_bytes: Option<u64>,
+}
+
+impl PackInfo {
+    /// Returns `false` if the pack was cut before the end of a copy.
+    pub(super) fn reaches(&self, place: &Place) -> bool {
+        self.stored_bytes.is_none_or(|bytes| place.end() <= bytes)
+    }
 }
 
 /// A pack in memory.
@@ -97,6 +112,8 @@ pub(super) struct View {
     /// Copies that the collector of this process retires: they do not count for writers.
     retirement: Arc<Retirement>,
     segments: BTreeMap<SegmentName, Known>,
+    /// Segments that are damaged, by path. What they say is unknown.
+    unreadable: BTreeMap<String, Error>,
 }
 
 impl View {
@@ -125,6 +142,7 @@ impl View {
             is_recorded: false,
             last_used: None,
             name,
+            stored_bytes: None,
         };
         self.packs.push(info);
         self.numbers.insert(name, number);
@@ -153,6 +171,15 @@ impl View {
         &self.segments
     }
 
+    /// The damage of a segment; `None` if all were read.
+    pub(super) fn damage(&self) -> Option<&Error> {
+        self.unreadable.values().next()
+    }
+
+    pub(super) fn set_unreadable(&mut self, unreadable: BTreeMap<String, Error>) {
+        self.unreadable = unreadable;
+    }
+
     /// The copies that count, those in memory first.
     pub(super) fn places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.all_places(digest);
@@ -163,9 +190,10 @@ impl View {
     /// The copies that a writer may rely on.
     pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.places(digest);
-        let is_reliable =
-            |pack: &PackInfo, offset| pack.is_listed && !self.retirement.has(&pack.name, offset);
-        places.retain(|place| self.pack(place.pack).is_some_and(|pack| is_reliable(pack, place.offset)));
+        let is_reliable = |pack: &PackInfo, place: &Place| {
+            pack.is_listed && pack.reaches(place) && !self.retirement.has(&pack.name, place.offset)
+        };
+        places.retain(|place| self.pack(place.pack).is_some_and(|pack| is_reliable(pack, place)));
         places
     }
 
