@@ -50,7 +50,7 @@ pub(super) async fn prepare(
     times: Times,
 ) -> Result<Vec<ListedPack>> {
     let begin = begin.ok_or_else(|| Error::new(ErrorKind::Internal, "collect garbage"))?;
-    packs.end_retirement().await;
+    packs.end_retirement();
     packs.check_segments()?;
     packs.adopt_orphans(begin, |last_used| times.is_old(last_used)).await?;
     packs.list_states(begin).await

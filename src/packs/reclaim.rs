@@ -155,13 +155,11 @@ impl PackedBackend {
     }
 
     /// Shows copies to writers again that a collection retired without dropping their pack. The caller plans the next collection, alone.
-    pub(crate) async fn end_retirement(&self) {
+    pub(crate) fn end_retirement(&self) {
         let handles = self.packs.handles.all();
-        // A view that is being read may learn of a pack without its drop. Once these locks are free, the next one learns both.
-        let mut reading = Vec::new();
-        for handle in &handles {
-            reading.push(handle.refreshing.lock().await);
-        }
+        // A view that is being read may learn of a pack without its drop. The next one learns of both.
+        let reading: Vec<_> = handles.iter().map(|handle| handle.refreshing.try_lock()).collect();
+        let is_read = reading.iter().any(Option::is_none);
         let needs = |handle: &Packs, name: &PackName| {
             let state = handle.state();
             let known = state.view.known(*name).and_then(|number| state.view.pack(number));
@@ -169,7 +167,7 @@ impl PackedBackend {
             known.is_some_and(|pack| !pack.is_dropped) || state.writer.drops.contains(name)
         };
         let retirement = self.packs.handles.retirement();
-        retirement.keep_packs(|name| handles.iter().any(|handle| needs(handle, name)));
+        retirement.keep_packs(|name| is_read || handles.iter().any(|handle| needs(handle, name)));
     }
 
     /// Reads a copy.

@@ -22,19 +22,19 @@ use larder_testing::gc_scene::{
 use larder_testing::watched::Watched;
 
 const DAY: Duration = Duration::from_hours(24);
-const KINDS: [bool; 2] = [false, true];
+pub(crate) const KINDS: [bool; 2] = [false, true];
 /// Bytes of a full pack: eight chunks.
 const TARGET: u64 = 34_000;
 
 /// A packed store in memory, opened twice, as a directory is or as a bucket is.
 #[derive(Clone)]
-struct Scene {
-    faults: Arc<FaultBackend>,
-    memory: Arc<MemoryBackend>,
-    other: Datastore,
-    sim: SimRuntime,
-    store: Datastore,
-    watched: Arc<Watched>,
+pub(crate) struct Scene {
+    pub(crate) faults: Arc<FaultBackend>,
+    pub(crate) memory: Arc<MemoryBackend>,
+    pub(crate) other: Datastore,
+    pub(crate) sim: SimRuntime,
+    pub(crate) store: Datastore,
+    pub(crate) watched: Arc<Watched>,
 }
 
 /// A new identity and the size of packs, past the rules of the store.
@@ -48,7 +48,7 @@ async fn rewrite_identity(backend: &dyn Backend) {
     backend.put(&Key::Store, json.to_string().into(), PutMode::Replace).await.unwrap();
 }
 
-async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
+pub(crate) async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
     let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())).page_entries(3));
     let faults = Arc::new(FaultBackend::new(Arc::<MemoryBackend>::clone(&memory)));
     let watched = Watched::of_kind(Arc::<FaultBackend>::clone(&faults), is_bucket);
@@ -72,7 +72,7 @@ fn in_both(test: impl AsyncFn(Scene)) {
 
 impl Scene {
     /// The packs that there truly are, and their bytes.
-    async fn packs(&self) -> BTreeMap<Key, u64> {
+    pub(crate) async fn packs(&self) -> BTreeMap<Key, u64> {
         let listed = list_all(self.memory.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
         let pack = |entry| match entry {
             ListEntry::Object(info) => Some((info.key, info.size)),
@@ -82,7 +82,7 @@ impl Scene {
     }
 
     /// The chunks that another process finds.
-    async fn chunks(&self) -> BTreeSet<Digest> {
+    pub(crate) async fn chunks(&self) -> BTreeSet<Digest> {
         chunks(packed(Arc::<MemoryBackend>::clone(&self.memory)).await.as_ref()).await
     }
 
@@ -95,7 +95,7 @@ impl Scene {
     }
 
     /// As another process opens it, which knows nothing of this one.
-    async fn opened_as_new(&self) -> Datastore {
+    pub(crate) async fn opened_as_new(&self) -> Datastore {
         rewrite_identity(self.memory.as_ref()).await;
         let backend: Arc<dyn Backend> = Arc::<Watched>::clone(&self.watched);
         Datastore::open(backend, Options::default()).await.unwrap()
@@ -118,7 +118,7 @@ impl Scene {
 }
 
 /// Makes a snapshot; its name is forgotten.
-async fn back_up_as(store: &Datastore, name: &str, numbers: &[u64]) {
+pub(crate) async fn back_up_as(store: &Datastore, name: &str, numbers: &[u64]) {
     drop(back_up(store, name, numbers).await.unwrap());
 }
 
