@@ -1,6 +1,7 @@
 //! Execution of a plan in a packed store. [`crate::packs::reclaim`] has the order of the steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -55,6 +56,27 @@ impl GcPlan {
             let names = self.actions.vanish[..count].iter().map(|(name, _)| *name).collect();
             self.vanish(packs, &names).await?;
             self.actions.vanish.drain(..count);
+        }
+        Ok(())
+    }
+
+    /// Merges segments of the index if it is worth it.
+    pub(super) async fn compact(&mut self) -> Result<()> {
+        let store = self.store.clone();
+        let (Some(packs), Some(begin)) = (store.inner().packs(), &self.begin) else { return Ok(()) };
+        self.held.guard.check().await?;
+        let at_once = deletes_at_once(&store, &self.options);
+        let times = self.times;
+        let is_settled =
+            move |stored: Option<SystemTime>| at_once || stored.is_some_and(|at| times.is_old(at));
+        match packs.compact(begin, &is_settled).await {
+            // The garbage is gone in any case.
+            Err(error) if error.kind() == ErrorKind::Full => self.progress.remarks.push(error),
+            compacted => {
+                for (name, error) in compacted?.failures {
+                    self.progress.fail(Key::Segment(name), error);
+                }
+            }
         }
         Ok(())
     }

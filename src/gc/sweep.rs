@@ -178,6 +178,7 @@ impl GcPlan {
     }
 
     async fn end(&mut self) -> Result<()> {
+        self.compact().await?;
         let outside = self.marked.foreign.iter().chain(&self.census.foreign).cloned().collect::<Vec<_>>();
         let age = self.options.grace.max(LEFTOVER_AGE);
         match self.store.inner().uncached_backend().remove_leftovers(&outside, age).await {

@@ -191,6 +191,7 @@ impl Coordination for PackedBackend {
         // processes could still add some.
         if !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive()) {
             self.packs.refresh().await?;
+            self.packs.look_for_unrecorded().await?;
         }
         if self.packs.has_failed() {
             // What an earlier writer could not store would fail each put. If it fails again, so do they.

@@ -51,6 +51,7 @@
 //! Namespaces, groups and snapshots have [enclosed](Key::Enclosed) keys below. A PBS that adopts the bucket finds an empty store.
 
 mod backend;
+mod compact;
 mod coordination;
 mod enclosed;
 mod housekeeping;

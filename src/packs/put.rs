@@ -14,7 +14,6 @@ use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::{PackName, SessionId};
 use crate::format::larder::pack::{PackClass, PackEntry, PackWriteError};
 use crate::format::larder::segment::RecordKind;
-use crate::format::larder::segment::name::SegmentName;
 use crate::format::layout::Key;
 use crate::packs::view::{Contents, Place, View};
 use crate::packs::{Packs, State};
@@ -36,8 +35,6 @@ pub(super) struct Writer {
     open: Option<u32>,
     /// Memory of packs that are not stored.
     pub(super) permits: BTreeMap<u32, Vec<Permit>>,
-    /// Segments that the next one replaces.
-    pub(super) replaces: BTreeSet<SegmentName>,
     /// Packs that are stored, and that no segment names, with their chunks.
     pub(super) unrecorded: BTreeMap<u32, Vec<PackEntry>>,
     /// Packs whose put failed.

@@ -14,9 +14,9 @@ use crate::format::layout::{Key, Prefix};
 use crate::packs::Packs;
 
 /// A listing of all segments.
-struct SegmentListing {
+pub(super) struct SegmentListing {
     /// With the times of their puts.
-    times: BTreeMap<SegmentName, SystemTime>,
+    pub(super) times: BTreeMap<SegmentName, SystemTime>,
     /// Those that are no objects, by path.
     unreadable: BTreeMap<String, Error>,
 }
@@ -62,6 +62,25 @@ impl Packs {
         }
         let _alone = self.refreshing.lock().await;
         if self.is_behind() { self.read_segments().await } else { Ok(()) }
+    }
+
+    /// Forgets packs that are not recorded and do not exist any more: another process adopted them as orphans, dropped and deleted them, and
+    /// later also forgot the drop.
+    ///
+    /// # Errors
+    /// Any failure to look for them.
+    pub(super) async fn look_for_unrecorded(&self) -> Result<()> {
+        let unrecorded: Vec<_> = {
+            let state = self.state();
+            let numbers = state.stored_unrecorded().into_iter();
+            numbers.filter_map(|number| Some((number, state.view.pack(number)?.name))).collect()
+        };
+        for (number, name) in unrecorded {
+            if !self.inner.has(&Key::Pack(name)).await? {
+                self.state().forget(number);
+            }
+        }
+        Ok(())
     }
 
     async fn read_segments(self: &Arc<Self>) -> Result<()> {
@@ -110,7 +129,11 @@ impl Packs {
         Ok(())
     }
 
-    async fn list_segments(&self) -> Result<SegmentListing> {
+    /// All segments in the store.
+    ///
+    /// # Errors
+    /// Any failure to list them.
+    pub(super) async fn list_segments(&self) -> Result<SegmentListing> {
         let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
         let mut listing = SegmentListing { times: BTreeMap::new(), unreadable: BTreeMap::new() };
         for entry in entries {

@@ -124,7 +124,7 @@ impl Packs {
         let Some(draft) = self.draft()? else { return Ok(()) };
         // Packs are durable before a segment names them.
         self.inner.barrier().await?;
-        let Draft { builder, drops, exclusions, packs, replaces } = draft;
+        let Draft { builder, drops, exclusions, packs } = draft;
         let finished = self.runtime().run_blocking("encode an index segment", move || {
             let finished = builder.finish().map_err(unencodable)?;
             Ok((finished.name, joined(&finished)))
@@ -141,10 +141,6 @@ impl Packs {
         let mut state = self.state();
         state.view.add_segment(segment, stored);
         state.view.settle(&packs);
-        for replaced in &replaces {
-            state.view.remove_segment(replaced);
-            state.writer.replaces.remove(replaced);
-        }
         state.writer.unrecorded.retain(|number, _| !packs.contains(number));
         state.writer.exclusions.drain(..exclusions);
         for dropped in drops {
@@ -158,16 +154,13 @@ impl Packs {
 
     fn draft(&self) -> Result<Option<Draft>> {
         let mut state = self.state();
+        state.forget_dropped();
         let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
         // Those of a pack that is not stored follow with it.
         let recordable = |number: u32| state.view.pack(number).is_some_and(|pack| pack.contents.is_none());
         let exclusions =
             state.writer.exclusions.iter().take_while(|(_, place, _)| recordable(place.pack)).count();
-        if packs.is_empty()
-            && exclusions == 0
-            && state.writer.drops.is_empty()
-            && state.writer.replaces.is_empty()
-        {
+        if packs.is_empty() && exclusions == 0 && state.writer.drops.is_empty() {
             return Ok(None);
         }
         let name = SegmentName { session: self.session(), n: state.writer.next_segment };
@@ -187,11 +180,8 @@ impl Packs {
         for name in &state.writer.drops {
             builder.drop_pack(*name);
         }
-        for name in &state.writer.replaces {
-            builder.replace(*name);
-        }
-        let (drops, replaces) = (state.writer.drops.clone(), state.writer.replaces.clone());
-        Ok(Some(Draft { builder, drops, exclusions, packs, replaces }))
+        let drops = state.writer.drops.clone();
+        Ok(Some(Draft { builder, drops, exclusions, packs }))
     }
 }
 
@@ -222,12 +212,30 @@ struct Draft {
     /// Number of exclusions in it, the oldest ones.
     exclusions: usize,
     packs: HashSet<u32>,
-    replaces: BTreeSet<SegmentName>,
 }
 
 impl State {
+    /// Forgets packs that are not recorded and that a collection adopted and dropped meanwhile.
+    fn forget_dropped(&mut self) {
+        let unrecorded: Vec<_> = self.writer.unrecorded.keys().copied().collect();
+        for number in unrecorded {
+            if self.view.is_dropped_anywhere(number) {
+                self.forget(number);
+            }
+        }
+    }
+
+    /// Forgets a pack that is not recorded, and its copies.
+    pub(super) fn forget(&mut self, number: u32) {
+        self.writer.unrecorded.remove(&number);
+        self.view.settle(&HashSet::from([number]));
+        if let Some(pack) = self.view.pack_mut(number) {
+            (pack.is_listed, pack.is_recorded) = (false, false);
+        }
+    }
+
     /// Packs that are stored and that no segment names.
-    fn stored_unrecorded(&self) -> Vec<u32> {
+    pub(super) fn stored_unrecorded(&self) -> Vec<u32> {
         let is_stored = |number: &&u32| self.view.pack(**number).is_some_and(|pack| pack.contents.is_none());
         self.writer.unrecorded.keys().filter(is_stored).copied().collect()
     }
@@ -240,7 +248,7 @@ impl State {
     }
 }
 
-fn joined(finished: &FinishedSegment) -> Bytes {
+pub(super) fn joined(finished: &FinishedSegment) -> Bytes {
     let mut bytes = BytesMut::with_capacity(finished.parts.iter().map(Bytes::len).sum());
     for part in &finished.parts {
         bytes.extend_from_slice(part);
@@ -248,6 +256,6 @@ fn joined(finished: &FinishedSegment) -> Bytes {
     bytes.freeze()
 }
 
-fn unencodable(error: SegmentWriteError) -> Error {
+pub(super) fn unencodable(error: SegmentWriteError) -> Error {
     Error::new(ErrorKind::Internal, "encode an index segment").because(error)
 }

@@ -203,6 +203,16 @@ impl View {
         packs.any(|pack| self.retirement.has_pack(&pack.name))
     }
 
+    /// Returns `true` if a pack was dropped, as far as this view or a collector of this process knows.
+    pub(super) fn is_dropped_anywhere(&self, number: u32) -> bool {
+        self.pack(number).is_some_and(|pack| pack.is_dropped || self.retirement.has_pack(&pack.name))
+    }
+
+    /// Returns `true` if a copy is bad or deleted.
+    pub(super) fn is_excluded(&self, place: &Place) -> bool {
+        self.excluded.contains(&place.key())
+    }
+
     /// Every copy, once.
     pub(super) fn all_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.recent.get(digest).cloned().unwrap_or_default();
@@ -220,7 +230,7 @@ impl View {
 
     /// Returns `true` if a copy is neither bad nor deleted, and its pack not dropped.
     pub(super) fn counts(&self, place: &Place) -> bool {
-        !self.excluded.contains(&place.key()) && self.pack(place.pack).is_some_and(|pack| !pack.is_dropped)
+        !self.is_excluded(place) && self.pack(place.pack).is_some_and(|pack| !pack.is_dropped)
     }
 
     /// The quarantined copies of a chunk.

@@ -12,6 +12,8 @@ mod disk;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod lease;
 #[cfg(feature = "testing")]
+mod pack_index;
+#[cfg(feature = "testing")]
 mod pack_races;
 #[cfg(feature = "testing")]
 mod packs;

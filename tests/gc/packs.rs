@@ -62,7 +62,7 @@ pub(crate) async fn scene(sim: &SimRuntime, is_bucket: bool) -> Scene {
 }
 
 /// Runs a test in both kinds of stores.
-fn in_both(test: impl AsyncFn(Scene)) {
+pub(crate) fn in_both(test: impl AsyncFn(Scene)) {
     for is_bucket in KINDS {
         let _on_failure = OnFailure(format!("bucket {is_bucket}"));
         let sim = SimRuntime::new(1);
@@ -106,7 +106,7 @@ impl Scene {
     }
 
     /// Flips a bit in the middle of the blob of a chunk.
-    async fn damage(&self, number: u64) {
+    pub(crate) async fn damage(&self, number: u64) {
         let view = packed(Arc::<MemoryBackend>::clone(&self.memory)).await;
         let info = view.head(&Key::Chunk(digest(number))).await.unwrap();
         let (pack, offset) = info.version.as_str().split_once(':').unwrap();
@@ -123,7 +123,7 @@ pub(crate) async fn back_up_as(store: &Datastore, name: &str, numbers: &[u64]) {
 }
 
 /// As by default, whatever the share.
-fn patient() -> GcOptions {
+pub(crate) fn patient() -> GcOptions {
     GcOptions::default().max_garbage(100).concurrency(3)
 }
 

@@ -88,7 +88,7 @@ const NAME_BYTES: usize = 20;
 const SLOT_BYTES: usize = 8;
 /// Factor of the number of a pack in a record, which also has a kind.
 const KINDS: u32 = 4;
-const RECORD_BYTES: usize = 44;
+pub(crate) const RECORD_BYTES: usize = 44;
 const CHECKSUM_BYTES: usize = 32;
 /// Number of records for which a slot is made.
 const SLOT_RECORDS: u32 = 64;

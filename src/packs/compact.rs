@@ -1,0 +1,250 @@
+//! Merging of segments at the end of a collection.
+//!
+//! A collection merges segments if there are more than [`MOST_SEGMENTS`], or those of which more than a quarter of the records is dead: of a pack
+//! that was dropped, or of a copy that was found bad or deleted. The merged segment has the other facts, and names those that it replaces.
+//!
+//! # States of a segment
+//! | state | listed | read by views | event | next state |
+//! |---|---|---|---|---|
+//! | in use | yes | yes | a merged one is stored | replaced |
+//! | replaced | yes | only until they read the merged one | listings do not lag, or a later collection finds the merged one older than the grace time | deleted |
+//! | deleted | no | until they are read again | | |
+//!
+//! # Order
+//! ```text
+//! merged segment stored → barrier → replaced segments deleted
+//! ```
+//! | interruption after | leaves |
+//! |---|---|
+//! | merged segment stored | the same view; the next collection deletes the replaced ones |
+//! | some of the replaced ones deleted | the same |
+//!
+//! # What a merged segment keeps
+//! | fact of a segment that it replaces | kept |
+//! |---|---|
+//! | a pack, its copies, the bad and deleted ones | unless the pack was dropped |
+//! | a copy that is bad or deleted | only as such |
+//! | the drop of a pack | while the pack is listed, or a segment outside of the group names it: without the drop, writers would rely on a pack that is gone |
+//! | the name of a segment that was replaced earlier | while that one is listed: without the name, its facts would hold again |
+//!
+//! Where listings lag, segments and drops younger than the grace time stay as they are: a view may lack those that go with them.
+//!
+//! Other handles of this process keep the replaced segments in memory, whose facts are true, until they read the merged one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::backend::{Cursor, Deleted, Removal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::pack::name::PackName;
+use crate::format::larder::segment::builder::SegmentBuilder;
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::{RECORD_BYTES, RecordKind, Segment, SegmentWriteError};
+use crate::format::layout::Key;
+use crate::packs::send::{joined, unencodable};
+use crate::packs::view::{Known, View};
+use crate::packs::{PackedBackend, Packs};
+
+/// Number of segments above which they are merged.
+const MOST_SEGMENTS: usize = 32;
+/// Maximum bytes of the records of a group that is merged.
+const GROUP_BYTES: usize = 64 << 20;
+/// Share of dead records, in percent, above which a segment is written again.
+const DEAD_PERCENT: usize = 25;
+
+/// The segments that a compaction wrote and removed.
+#[derive(Debug, Default)]
+pub(crate) struct Compacted {
+    /// Deletions of segments that failed.
+    pub(crate) failures: Vec<(SegmentName, Error)>,
+    /// Number of merged segments that were stored.
+    pub(crate) merged: u64,
+    /// Number of segments that were deleted.
+    pub(crate) removed: u64,
+}
+
+/// Segments that are merged.
+type Group = BTreeSet<SegmentName>;
+
+/// The inputs of a compaction.
+struct Compaction<'a> {
+    /// Returns `true` if every view has what was stored then.
+    is_settled: &'a (dyn Fn(Option<SystemTime>) -> bool + Sync),
+    /// The packs of a listing.
+    listed: HashSet<PackName>,
+    /// The segments of a listing.
+    times: BTreeMap<SegmentName, SystemTime>,
+}
+
+impl PackedBackend {
+    /// Deletes replaced segments, and merges segments if it is worth it. `is_settled` returns `true` if every view has what was stored at
+    /// this time. The caller holds the lock of the store alone.
+    ///
+    /// # Errors
+    /// Any failure to list and to store segments. All views stay as they were.
+    pub(crate) async fn compact(
+        &self,
+        begin: &Cursor,
+        is_settled: &(dyn Fn(Option<SystemTime>) -> bool + Sync),
+    ) -> Result<Compacted> {
+        let packs = &self.packs;
+        let listed = packs.listing_of(begin).await?.packs.keys().copied().collect();
+        let times = packs.list_segments().await?.times;
+        let compaction = Compaction { is_settled, listed, times };
+        let mut compacted = Compacted::default();
+        let groups = compaction.groups(&packs.state().view);
+        for group in groups {
+            compacted.merged += u64::from(packs.merge(&compaction, &group).await?);
+        }
+        packs.inner.barrier().await?;
+        let replaced: Vec<_> = compaction.replaced(&packs.state().view);
+        let removals: Vec<_> = replaced.iter().map(|name| Removal::any(Key::Segment(*name))).collect();
+        if !removals.is_empty() {
+            for (name, deleted) in replaced.iter().zip(packs.inner.delete(&removals).await?) {
+                match deleted {
+                    Ok(deleted) => compacted.removed += u64::from(deleted == Deleted::Removed),
+                    Err(error) => compacted.failures.push((*name, error)),
+                }
+            }
+        }
+        Ok(compacted)
+    }
+}
+
+impl Packs {
+    /// Stores the merged segment of a group. Returns `false` if the group cannot be merged.
+    async fn merge(self: &Arc<Self>, compaction: &Compaction<'_>, group: &Group) -> Result<bool> {
+        let _alone = self.recording.lock().await;
+        let (name, builder) = {
+            let mut state = self.state();
+            let name = SegmentName { session: self.session(), n: state.writer.next_segment };
+            let Ok(builder) = compaction.merged(&state.view, group, name) else { return Ok(false) };
+            state.writer.next_segment += 1;
+            (name, builder)
+        };
+        let encoded = self.runtime().run_blocking("encode an index segment", move || {
+            Ok(builder.finish().map(|finished| joined(&finished)))
+        });
+        let bytes = match encoded.await? {
+            // Two segments differ about a pack. Both stay.
+            Err(SegmentWriteError::Conflict) => return Ok(false),
+            encoded => encoded.map_err(unencodable)?,
+        };
+        self.handles.note_segment(name);
+        self.inner.put(&Key::Segment(name), bytes.clone(), self.inner.capabilities().create_mode()).await?;
+        let segment = Segment::parse(&name, &bytes).map_err(|error| {
+            Error::new(ErrorKind::Internal, "store").on(Key::Segment(name)).because(error)
+        })?;
+        let mut state = self.state();
+        state.view.add_segment(segment, None);
+        for name in group {
+            state.view.remove_segment(name);
+        }
+        drop(state);
+        self.note_recorded();
+        Ok(true)
+    }
+}
+
+impl Compaction<'_> {
+    /// The groups to merge, the smallest segments first.
+    fn groups(&self, view: &View) -> Vec<Group> {
+        let segments = view.segments();
+        let mut settled: Vec<_> = segments
+            .iter()
+            .filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()))
+            .map(|(name, known)| (known.segment.records().len(), *name, self.is_wasteful(view, known)))
+            .collect();
+        if segments.len() <= MOST_SEGMENTS {
+            settled.retain(|(_, _, is_wasteful)| *is_wasteful);
+        }
+        settled.sort_unstable();
+        let (mut groups, mut group) = (Vec::new(), (Group::new(), 0, false));
+        for (records, name, is_wasteful) in settled {
+            let bytes = records * RECORD_BYTES;
+            if group.1 + bytes > GROUP_BYTES {
+                groups.push(std::mem::take(&mut group));
+            }
+            group.0.insert(name);
+            group = (group.0, group.1 + bytes, group.2 || is_wasteful);
+        }
+        groups.push(group);
+        let is_worth = |(group, _, is_wasteful): &(Group, usize, bool)| group.len() > 1 || *is_wasteful;
+        groups.into_iter().filter(is_worth).map(|(group, ..)| group).collect()
+    }
+
+    fn is_wasteful(&self, view: &View, known: &Known) -> bool {
+        let records = known.segment.records();
+        let dead = records.iter().filter(|record| {
+            known.place(record).is_some_and(|place| {
+                self.is_gone(view, place.pack)
+                    || (record.kind == RecordKind::Copy && view.is_excluded(&place))
+            })
+        });
+        dead.count() * 100 > records.len() * DEAD_PERCENT
+    }
+
+    /// Returns `true` if every view knows that a pack was dropped.
+    fn is_gone(&self, view: &View, number: u32) -> bool {
+        view.pack(number).is_some_and(|pack| pack.is_dropped && (self.is_settled)(pack.dropped_at))
+    }
+
+    fn merged(
+        &self,
+        view: &View,
+        group: &Group,
+        name: SegmentName,
+    ) -> Result<SegmentBuilder, SegmentWriteError> {
+        let mut builder = SegmentBuilder::new(name);
+        for replaced in group {
+            builder.replace(*replaced);
+            let Some(known) = view.segments().get(replaced) else { continue };
+            let mut numbers = HashMap::new();
+            for (number, pack) in (0..).zip(known.segment.head().packs()) {
+                let is_gone = view.known(pack.name).is_some_and(|number| self.is_gone(view, number));
+                if !is_gone {
+                    numbers.insert(number, builder.add_pack(pack)?);
+                }
+            }
+            for record in known.segment.records().iter() {
+                let Some(number) = numbers.get(&record.pack) else { continue };
+                let is_excluded = known.place(&record).is_some_and(|place| view.is_excluded(&place));
+                if record.kind != RecordKind::Copy || !is_excluded {
+                    builder.push(*number, record.entry, record.kind)?;
+                }
+            }
+            for earlier in known.segment.head().replaced().filter(|name| self.times.contains_key(name)) {
+                builder.replace(earlier);
+            }
+        }
+        for pack in self.drops(view, group) {
+            builder.drop_pack(pack);
+        }
+        Ok(builder)
+    }
+
+    /// The drops in a group that are still of use.
+    fn drops(&self, view: &View, group: &Group) -> BTreeSet<PackName> {
+        let named: HashSet<_> = view
+            .segments()
+            .iter()
+            .filter(|(name, _)| !group.contains(name))
+            .flat_map(|(_, known)| known.segment.head().packs().map(|pack| pack.name))
+            .collect();
+        let is_of_use = |name: &PackName| {
+            let is_gone = view.known(*name).is_some_and(|number| self.is_gone(view, number));
+            !is_gone || self.listed.contains(name) || named.contains(name)
+        };
+        let segments = group.iter().filter_map(|name| view.segments().get(name));
+        segments.flat_map(|known| known.segment.head().dropped()).filter(is_of_use).collect()
+    }
+
+    /// Replaced segments that may be deleted.
+    fn replaced(&self, view: &View) -> Vec<SegmentName> {
+        let merged =
+            view.segments().iter().filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()));
+        let replaced = merged.flat_map(|(_, known)| known.segment.head().replaced());
+        replaced.filter(|name| self.times.contains_key(name)).collect()
+    }
+}
