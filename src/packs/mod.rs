@@ -43,7 +43,7 @@
 //! |---|---|
 //! | a pack is missing, or cut before the end of a copy | its chunks count as missing, once a listing or a read shows it |
 //! | a pack has other bytes | the readers of its chunks find that, as in a loose store |
-//! | the directory of a pack is damaged | none, unless no segment names the pack: then it is never adopted, and never deleted |
+//! | the directory of a pack is damaged | none, unless no segment names the pack: then a collection reads all of it to adopt it ([`salvage`]) |
 //! | a segment is missing | its packs are orphans, which a collection adopts; until then their chunks count as missing |
 //! | a segment is damaged | chunks that only it names count as missing, and no collection runs until the index is rebuilt |
 //!
@@ -64,6 +64,7 @@ pub(crate) mod reclaim;
 mod refresh;
 mod registry;
 mod retirement;
+mod salvage;
 mod send;
 mod view;
 

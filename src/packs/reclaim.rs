@@ -15,7 +15,7 @@
 //! pack is deleted by a later collection: another process may have a view without the drop, and reads of its restores must find the pack.
 //!
 //! An *orphan* is a pack that no segment names, of a writer that ended without recording it. It is adopted: its directory is read, and
-//! its chunks are judged like all others. A pack whose directory cannot be read is never deleted.
+//! its chunks are judged like all others. Without a valid directory, the whole pack is read for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -24,13 +24,14 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::{Cursor, Deleted, Removal};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::format::Digest;
 use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::RecordKind;
 use crate::format::layout::Key;
 use crate::packs::list::PackListing;
+use crate::packs::salvage::{Salvaged, is_damage};
 use crate::packs::view::{PackInfo, Place, View};
 use crate::packs::{PackedBackend, Packs, State};
 
@@ -100,13 +101,23 @@ impl PackedBackend {
             .filter(|pack| pack.state == PackState::Orphan && is_old(pack.last_used))
             .collect();
         let packs = &self.packs;
-        let reads = stream::iter(orphans).map(|pack| packs.read_directory(pack.name, pack.bytes));
+        let reads = stream::iter(orphans).map(|pack| async move {
+            packs.read_directory(pack.name, pack.bytes).await.map(|directory| (pack, directory))
+        });
         let mut reads = reads.buffer_unordered(READS_IN_FLIGHT);
-        let mut adopted = 0;
-        while let Some(directory) = reads.try_next().await? {
-            let Some(directory) = directory else { continue };
-            packs.state().adopt(directory);
+        let (mut adopted, mut torn) = (0, Vec::new());
+        while let Some((pack, directory)) = reads.try_next().await? {
+            match directory {
+                Some(directory) => packs.state().adopt(Salvaged::from(directory)),
+                None => torn.push(pack),
+            }
             adopted += 1;
+        }
+        for pack in torn {
+            match packs.salvage(pack.name, pack.bytes).await? {
+                Some(salvaged) => packs.state().adopt(salvaged),
+                None => adopted -= 1,
+            }
         }
         Ok(adopted)
     }
@@ -228,14 +239,7 @@ impl Packs {
         loop {
             let read = self.inner.get_range(&Key::Pack(name), bytes - wanted..bytes).await;
             let tail = match read {
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::Corrupt | ErrorKind::InvalidInput | ErrorKind::NotFound
-                    ) =>
-                {
-                    return Ok(None);
-                }
+                Err(error) if is_damage(&error) => return Ok(None),
                 tail => tail?.bytes,
             };
             match PackDirectory::parse(&name, bytes, &tail) {
@@ -249,18 +253,31 @@ impl Packs {
     }
 }
 
+impl From<PackDirectory> for Salvaged {
+    fn from(directory: PackDirectory) -> Self {
+        let (bytes, class, name) = (directory.pack_bytes(), directory.class(), directory.name());
+        Self { bytes, class, entries: directory.into_entries(), name }
+    }
+}
+
 impl State {
     /// Makes the chunks of a pack known, and records them with the next segment.
-    pub(super) fn adopt(&mut self, directory: PackDirectory) {
-        let number = self.view.number_of(directory.name(), directory.class(), directory.pack_bytes().into());
+    pub(super) fn adopt(&mut self, orphan: Salvaged) {
+        let Salvaged { bytes, class, entries, name } = orphan;
+        if entries.is_empty() {
+            self.view.drop_pack(name);
+            self.writer.drops.insert(name);
+            return;
+        }
+        let number = self.view.number_of(name, class, bytes.into());
         if let Some(pack) = self.view.pack_mut(number) {
             pack.is_recorded = true;
-            pack.bytes = directory.pack_bytes().into();
+            pack.bytes = bytes.into();
         }
-        for entry in directory.entries() {
+        for entry in &entries {
             self.view.add_recent(entry.digest, Place::of(number, entry));
         }
-        self.writer.unrecorded.insert(number, directory.into_entries());
+        self.writer.unrecorded.insert(number, entries);
     }
 
     /// Packs that this handle has yet to store or record, adopted ones apart.

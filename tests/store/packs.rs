@@ -327,3 +327,28 @@ fn without_any_segment_a_collection_finds_the_chunks_of_all_packs_again() {
         });
     }
 }
+
+#[test]
+fn without_any_segment_a_collection_also_finds_the_chunks_of_torn_packs() {
+    for is_bucket in [false, true] {
+        block_on(async {
+            let scene = scene(is_bucket).await;
+            let places = places(&scene.raw).await;
+            for segment in &scene.segments {
+                delete(&scene.raw, segment).await;
+            }
+            for (at, how) in
+                [Damage::Truncate, Damage::FlipTrailer, Damage::FlipEntryHeader].into_iter().enumerate()
+            {
+                damage(&scene.raw, &scene.packs[at], &scene.packs[0], how).await;
+            }
+            let (lost, _) = lost_chunks(&scene.raw, &places).await;
+            assert!((1..4).contains(&lost.len()), "{lost:?}");
+            let scene = scene.opened_as_new().await;
+            collected(&scene.store, at_once()).await;
+            scene.expect(&lost, &lost).await;
+            scene.heal().await;
+            scene.collect_twice().await;
+        });
+    }
+}
