@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::executor::block_on;
@@ -12,9 +13,10 @@ use larder::error::{Error, ErrorKind};
 use larder::format::Digest;
 use larder::format::layout::Key;
 use larder::format::name::SnapshotName;
+use larder::gc::{self, GcEnd, GcOptions};
 use larder::internal::replay::{DiskOp, DiskRecord, DiskUnderTest as _, Loss};
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
+use larder::store::{Datastore, Options, PackOptions, SnapshotReader, SnapshotState, WriterTarget};
 use larder_testing::noise;
 
 const GROUP: &str = "host/a";
@@ -68,15 +70,18 @@ async fn check(store: &Datastore, name: &SnapshotName) -> Result<(), Error> {
 struct Recorded {
     created: usize,
     finished: Vec<(usize, SnapshotName)>,
+    is_packed: bool,
     record: Arc<DiskRecord>,
 }
 
-async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -> Recorded {
+async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str], is_packed: bool) -> Recorded {
     let directory = larder_testing::scratch();
     let record = Arc::new(DiskRecord::with_mounts(mounts.iter().copied()));
     let options = options(level).record(Arc::clone(&record));
     let backend = FsBackend::create(Arc::clone(runtime), directory.path(), options).await.unwrap();
-    let store = Datastore::create(Arc::new(backend), Options::default()).await.unwrap();
+    let options = Options::default();
+    let options = if is_packed { options.packed(PackOptions::default()) } else { options };
+    let store = Datastore::create(Arc::new(backend), options).await.unwrap();
     let created = record.len();
     let mut finished = Vec::new();
     let first = back_up(&store, 2, None).await.unwrap();
@@ -85,7 +90,7 @@ async fn record(runtime: &Arc<dyn Runtime>, level: SyncLevel, mounts: &[&str]) -
     finished.push((record.len(), second.name().clone()));
     store.backup(&GROUP.parse().unwrap()).begin().await.unwrap().abort().await.unwrap();
     store.set_notes(second.name(), "3").await.unwrap();
-    Recorded { created, finished, record }
+    Recorded { created, finished, is_packed, record }
 }
 
 async fn after_crash(
@@ -119,6 +124,32 @@ async fn after_crash(
     check(&store, next.name()).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
     let left = store.snapshots(&GROUP.parse().unwrap()).await.unwrap();
     assert!(left.iter().all(|info| info.state == SnapshotState::Finished), "{what}: leftovers stay");
+    if recorded.is_packed {
+        collect(&store, steps < recorded.created, &what).await;
+    }
+}
+
+/// Collections leave no pack but those with chunks of snapshots, which stay whole.
+async fn collect(store: &Datastore, may_be_loose: bool, what: &str) {
+    let mut packs = 0;
+    for _ in 0..2 {
+        let options = GcOptions::default().grace(Duration::ZERO).max_garbage(100).max_unused(0);
+        let plan = gc::plan(store, options).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let Some(seen) = plan.summary().packs else {
+            assert!(may_be_loose, "{what}: it does not know any more that it is packed");
+            return;
+        };
+        packs = seen.packs.packs - seen.delete.packs;
+        assert_eq!(seen.waiting.packs, 0, "{what}");
+        let report = plan.confirm().execute().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(matches!(report.end, GcEnd::Complete), "{what}: {report:?}");
+    }
+    let snapshots = store.snapshots(&GROUP.parse().unwrap()).await.unwrap();
+    for info in &snapshots {
+        check(store, &info.name).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+    }
+    // Each backup stored one, and one more may be of a backup that was not finished, with chunks of the others.
+    assert!(packs <= snapshots.len() as u64 + 1, "{what}: {packs} packs");
 }
 
 async fn reopen(runtime: &Arc<dyn Runtime>, path: &Path, level: SyncLevel) -> Option<Datastore> {
@@ -136,13 +167,13 @@ fn seeds() -> u64 {
 }
 
 fn every_crash(level: SyncLevel, losses: &[Loss]) {
-    every_crash_with_mounts(level, losses, &[]);
+    every_crash_of(level, losses, &[], false);
 }
 
-fn every_crash_with_mounts(level: SyncLevel, losses: &[Loss], mounts: &[&str]) {
+fn every_crash_of(level: SyncLevel, losses: &[Loss], mounts: &[&str], is_packed: bool) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     block_on(async {
-        let recorded = record(&runtime, level, mounts).await;
+        let recorded = record(&runtime, level, mounts, is_packed).await;
         let steps = recorded.record.len();
         assert!(steps > 40 && recorded.finished[1].0 < steps);
         for step in 0..=steps {
@@ -170,6 +201,14 @@ fn every_acknowledged_snapshot_survives_a_crash_at_any_write_with_level_filesyst
     every_crash(SyncLevel::Filesystem, &losses());
 }
 
+/// Proves H37, H75.
+#[test]
+fn every_acknowledged_snapshot_in_packs_survives_a_crash_at_any_write() {
+    every_crash_of(SyncLevel::File, &[Loss::Everything, Loss::Some(0)], &[], true);
+    every_crash_of(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], &[], true);
+    every_crash_of(SyncLevel::None, &[Loss::Nothing], &[], true);
+}
+
 #[test]
 fn a_killed_process_loses_nothing_at_any_level() {
     every_crash(SyncLevel::None, &[Loss::Nothing]);
@@ -187,8 +226,9 @@ fn at_level_none_a_power_cut_can_lose_acknowledged_backups() {
 /// Chunks and a group, each on a disk of its own.
 #[test]
 fn every_acknowledged_snapshot_survives_a_crash_of_a_store_on_several_filesystems() {
-    every_crash_with_mounts(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], &[".chunks", GROUP]);
-    every_crash_with_mounts(SyncLevel::File, &[Loss::Everything], &[".chunks", GROUP]);
+    let mounts = &[".chunks", GROUP];
+    every_crash_of(SyncLevel::Filesystem, &[Loss::Everything, Loss::OnlyBytes], mounts, false);
+    every_crash_of(SyncLevel::File, &[Loss::Everything], mounts, false);
 }
 
 /// Proves H75.

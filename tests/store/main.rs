@@ -12,6 +12,8 @@ mod lifecycle;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod local_state;
 #[cfg(feature = "testing")]
+mod pack_faults;
+#[cfg(feature = "testing")]
 mod packs;
 #[cfg(feature = "testing")]
 mod processes;

@@ -10,7 +10,7 @@ use larder::format::name::{ArchiveKind, Namespace};
 use larder::internal::record::{Call, Method, RecordingBackend};
 use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, SimRuntime};
-use larder::store::{Datastore, Scope};
+use larder::store::{Datastore, Options, PackOptions, Scope};
 use larder::sync::{self, SyncOptions};
 use larder::verify::{self, VerifyOptions};
 use larder_testing::gc_scene::{at_once, back_up, collect, created, digest, group, leave};
@@ -39,6 +39,9 @@ fn object(key: &Key) -> &'static str {
         Key::Quarantined(..) => "quarantined",
         Key::GcCandidates => "candidates",
         Key::Suspects => "suspects",
+        Key::Pack(_) => "pack",
+        Key::Segment(_) => "segment",
+        Key::Enclosed(key) => object(key),
         _ => "other",
     }
 }
@@ -105,6 +108,29 @@ fn a_backup_publishes_in_this_order_of_steps() {
              check store lock, check snapshot lock
              put manifest, barrier",
         );
+    });
+}
+
+/// Packs are durable before a segment names them, and the segment before an index does (H37).
+#[test]
+fn a_backup_to_a_packed_store_has_this_order_of_steps() {
+    let sim = SimRuntime::new(5 << 20);
+    sim.block_on(async {
+        let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let record = Arc::new(RecordingBackend::new(memory));
+        let backend: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
+        let options = Options::default().packed(PackOptions::default());
+        let store = Datastore::create(backend, options).await.unwrap();
+        for numbers in [[1, 2], [1, 3]] {
+            record.reset();
+            back_up(&store, "host/a", &numbers).await.unwrap();
+            let steps = steps(&record);
+            assert_eq!(
+                steps.trim_start_matches("put owner\n").replace('\n', ", "),
+                "put pack, barrier, put segment, barrier, put index, barrier, \
+                 check store lock, check snapshot lock, put manifest, barrier"
+            );
+        }
     });
 }
 
