@@ -50,6 +50,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         flushes: Mutex::default(),
         lock_directory,
         flushing: AtomicBool::new(false),
+        open_packs: Mutex::default(),
         sync_level: options.sync_level,
         unflushed: AtomicU64::new(0),
         unsynced: Mutex::default(),
