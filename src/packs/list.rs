@@ -137,7 +137,8 @@ impl Packs {
         let after = after.into_iter().chain(&query.after).max();
         let state = self.state();
         let first = after.and_then(Copy::of).map_or(Bound::Unbounded, |copy| Bound::Included(copy.digest));
-        let mut found = Candidates { first, found: BTreeMap::new(), limit: None };
+        let until = query.until.as_ref().and_then(Copy::of).map(|copy| copy.digest);
+        let mut found = Candidates { first, found: BTreeMap::new(), limit: None, until };
         found.add_recent(&state.view);
         for known in state.view.segments().values() {
             found.add_segment(known);
@@ -192,14 +193,19 @@ struct Candidates {
     found: BTreeMap<Digest, Vec<Place>>,
     /// The last digest of which all copies are known; `None` if there are no more.
     limit: Option<Digest>,
+    /// The last digest that is wanted.
+    until: Option<Digest>,
 }
 
 impl Candidates {
     fn add_recent(&mut self, view: &View) {
-        let first = self.first;
-        let is_within = |digest: &Digest| match first {
-            Bound::Included(first) => *digest >= first,
-            _ => true,
+        let (first, until) = (self.first, self.until);
+        let is_within = |digest: &Digest| {
+            until.is_none_or(|until| *digest <= until)
+                && match first {
+                    Bound::Included(first) => *digest >= first,
+                    _ => true,
+                }
         };
         for (digest, places) in view.recent().iter().filter(|(digest, _)| is_within(digest)) {
             self.found.entry(*digest).or_default().extend(places);
@@ -219,6 +225,9 @@ impl Candidates {
         let mut last = None;
         for record in (begin..records.len()).filter_map(|at| records.get(at)) {
             let digest = record.entry.digest;
+            if self.until.is_some_and(|until| digest > until) {
+                return;
+            }
             if last != Some(digest) {
                 if digests == PAGE_ENTRIES {
                     self.limit = Some(

@@ -84,13 +84,13 @@ pub use options::PackOptions;
 
 use coordination::Tenure;
 use list::Listings;
-use put::Writer;
+use put::{SLACK_BYTES, Writer};
 use read::ReadQueue;
 use registry::Handles;
 use view::View;
 
 /// Number of chunks to transfer at the same time where coalesced reads need many waiting ones.
-const IN_FLIGHT: usize = 512;
+const IN_FLIGHT: usize = 2048;
 
 /// A [`Backend`] with packs above a backend without.
 #[derive(Clone)]
@@ -110,6 +110,8 @@ struct Packs {
     listings: Mutex<Listings>,
     /// Bytes of packs in memory.
     memory: Arc<Semaphore>,
+    /// Maximum bytes of packs in memory.
+    memory_bytes: usize,
     reads: Mutex<ReadQueue>,
     /// Held while a segment is stored.
     recording: AsyncMutex<()>,
@@ -161,7 +163,8 @@ impl PackedBackend {
             handles,
             inner,
             listings: Mutex::default(),
-            memory: Semaphore::new(memory_bytes),
+            memory_bytes,
+            memory: Semaphore::new(memory_bytes + 2 * SLACK_BYTES),
             reads: Mutex::default(),
             recording: AsyncMutex::default(),
             refreshing: AsyncMutex::default(),
@@ -170,6 +173,7 @@ impl PackedBackend {
             target_bytes,
             tenure: Mutex::default(),
         });
+        packs.state().writer.last_recorded = packs.runtime().monotonic();
         packs.handles.add(&packs);
         packs.refresh().await?;
         Ok(Self { packs })

@@ -12,12 +12,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::{PackName, SessionId};
-use crate::format::larder::pack::{PackClass, PackEntry, PackWriteError};
+use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, PackWriteError};
 use crate::format::larder::segment::RecordKind;
 use crate::format::layout::Key;
 use crate::packs::view::{Contents, Place, View};
 use crate::packs::{Packs, State};
 use crate::rt::semaphore::Permit;
+
+/// Bytes that a pack may exceed its target by, so that chunks of a power of two fill it in spite of their headers.
+pub(super) const SLACK_BYTES: usize = 64 << 10;
 
 /// Packs of this handle on their way.
 #[derive(Debug, Default)]
@@ -37,6 +40,8 @@ pub(super) struct Writer {
     pub(super) permits: BTreeMap<u32, Vec<Permit>>,
     /// Packs that are stored, and that no segment names, with their chunks.
     pub(super) unrecorded: BTreeMap<u32, Vec<PackEntry>>,
+    /// Number of chunks that do not fit into memory beside an open pack.
+    starved: usize,
     /// Packs whose put failed.
     pub(super) unsent: BTreeSet<u32>,
     pub(super) waiting: Vec<oneshot::Sender<()>>,
@@ -53,7 +58,9 @@ impl State {
     ) -> Result<(Place, Vec<u32>)> {
         let mut closed = Vec::new();
         let is_full = |builder: &PackBuilder| {
-            builder.size_with(blob.len()) > packs.target_bytes as u64 || builder.contains(&digest)
+            builder.size_with(blob.len()) > packs.limit_bytes()
+                || builder.entries().len() >= MAX_PACK_ENTRIES as usize
+                || builder.contains(&digest)
         };
         if self.open_builder().is_some_and(|(_, builder)| is_full(builder)) {
             closed.extend(self.close());
@@ -79,7 +86,7 @@ impl State {
         let place = Place::of(number, &entry);
         self.view.add_recent(digest, place);
         self.writer.permits.entry(number).or_default().push(permit);
-        if is_full {
+        if is_full || self.writer.starved > 0 {
             closed.extend(self.close());
         }
         Ok((place, closed))
@@ -98,7 +105,7 @@ impl State {
         self.writer.next_pack += 1;
         let number = self.view.number_of(name, PackClass::Data, 0);
         if let Some(info) = self.view.pack_mut(number) {
-            let buffer = packs.buffers.take(packs.target_bytes);
+            let buffer = packs.buffers.take(packs.target_bytes + SLACK_BYTES);
             info.contents = Some(Contents::Open(PackBuilder::new(name, PackClass::Data, buffer)));
         }
         self.writer.open = Some(number);
@@ -134,6 +141,11 @@ impl State {
 }
 
 impl Packs {
+    /// Maximum size of a pack.
+    fn limit_bytes(&self) -> u64 {
+        (self.target_bytes as u64 + SLACK_BYTES as u64).min(MAX_PACK_BYTES.into())
+    }
+
     /// Stores a chunk in the open pack.
     pub(super) async fn put_chunk(
         self: &Arc<Self>,
@@ -183,12 +195,17 @@ impl Packs {
         Ok(())
     }
 
-    /// Waits for memory for a chunk. If all of it is in the open pack, that pack is closed.
+    /// Waits for memory for a chunk. Memory that others wait for is in packs that are being stored, or becomes part of the open pack, which
+    /// is stored once it is full. Only a chunk that does not fit beside the open pack needs it closed earlier.
     async fn room(self: &Arc<Self>, bytes: usize) -> Permit {
         let mut acquired = Box::pin(self.memory.acquire(bytes));
         if let std::task::Poll::Ready(permit) = futures::poll!(&mut acquired) {
             return permit;
         }
+        if bytes as u64 + self.limit_bytes() <= self.memory_bytes as u64 {
+            return acquired.await;
+        }
+        let _starved = Starved::new(self);
         let closed = self.state().close();
         self.store_packs(closed);
         acquired.await
@@ -197,6 +214,22 @@ impl Packs {
     /// The session of this handle.
     pub(super) fn session(&self) -> SessionId {
         self.session
+    }
+}
+
+/// A chunk that waits until no memory is in an open pack.
+struct Starved<'a>(&'a Packs);
+
+impl<'a> Starved<'a> {
+    fn new(packs: &'a Packs) -> Self {
+        packs.state().writer.starved += 1;
+        Self(packs)
+    }
+}
+
+impl Drop for Starved<'_> {
+    fn drop(&mut self) {
+        self.0.state().writer.starved -= 1;
     }
 }
 

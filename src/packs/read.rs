@@ -1,13 +1,15 @@
 //! Reads of chunks that lie side by side, as one request.
 //!
-//! A chunk that is wanted joins a queue. A few tasks take chunks from it: each begins with the chunk that has waited longest, and reads the
-//! waiting chunks around it in the same pack with one request, up to [`SPAN_BYTES`], also across gaps of up to [`GAP_BYTES`]. While all
-//! tasks are busy, chunks gather in the queue, so requests become larger the slower they are. A single chunk never waits.
+//! A chunk that is wanted joins a queue. A task begins with the chunk that has waited longest, and reads the waiting chunks around it in the same
+//! pack with one request, up to [`SPAN_BYTES`], also across gaps of up to [`GAP_BYTES`]. Another task begins beside it while requests for no more
+//! than [`SPAN_BYTES`] are on their way. So two large requests fill the link, and small ones at many places do not wait for each other. Meanwhile
+//! chunks gather in the queue, and requests become larger the slower they are.
 //!
 //! A chunk whose reader was dropped is skipped.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
@@ -23,8 +25,10 @@ use crate::packs::view::Place;
 const SPAN_BYTES: u64 = 16 << 20;
 /// Maximum bytes between two chunks that one request reads.
 const GAP_BYTES: u64 = 1 << 20;
-/// Number of requests at the same time.
-const SPANS_IN_FLIGHT: usize = 6;
+/// Maximum number of requests at the same time.
+const SPANS_IN_FLIGHT: usize = 32;
+/// Time for which the first task lets chunks gather. It is short beside the delay of a request.
+const GATHER_TIME: Duration = Duration::from_millis(1);
 
 /// A pack and an offset in it.
 type Start = (PackName, u32);
@@ -34,6 +38,10 @@ type Start = (PackName, u32);
 pub(super) struct ReadQueue {
     /// Starts in the order of their arrival. Some were read since.
     arrived: VecDeque<Start>,
+    /// Bytes of the requests on their way.
+    bytes: u64,
+    /// A task has begun that lets chunks gather.
+    is_gathering: bool,
     tasks: usize,
     waiting: BTreeMap<Start, Vec<Waiter>>,
 }
@@ -61,21 +69,38 @@ impl Packs {
             let start = (name, place.offset);
             queue.arrived.push_back(start);
             queue.waiting.entry(start).or_default().push(Waiter { answer, length: place.length });
-            let begins = queue.tasks < SPANS_IN_FLIGHT;
-            queue.tasks += usize::from(begins);
+            let begins = queue.may_begin() && !queue.is_gathering;
+            if begins {
+                queue.is_gathering = true;
+                queue.tasks += 1;
+            }
             begins
         };
         if begins {
-            let packs = Arc::clone(self);
-            self.runtime().spawn(Box::pin(async move { packs.read_spans().await }));
+            self.begin_task(GATHER_TIME);
         }
         // Without an answer the runtime ended.
         read.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "read").on(Key::Pack(name))))
     }
 
-    async fn read_spans(&self) {
-        let task = Task(self);
-        while let Some(span) = self.next_span() {
+    /// Begins to read after this time.
+    fn begin_task(self: &Arc<Self>, gathers: Duration) {
+        let packs = Arc::clone(self);
+        self.runtime().spawn(Box::pin(async move {
+            if !gathers.is_zero() {
+                packs.runtime().sleep(gathers).await;
+                packs.queue().is_gathering = false;
+            }
+            packs.read_spans().await;
+        }));
+    }
+
+    async fn read_spans(self: &Arc<Self>) {
+        while let Some((span, more)) = self.next_span() {
+            if more {
+                self.begin_task(Duration::ZERO);
+            }
+            let bytes = span.end - span.start;
             let read = self.inner.get_range(&Key::Pack(span.name), span.start..span.end).await;
             match read {
                 // A part of the span may be beyond the end of a truncated pack.
@@ -84,8 +109,8 @@ impl Packs {
                 }
                 read => span.answer(read.map(|object| object.bytes)),
             }
+            self.queue().bytes -= bytes;
         }
-        drop(task);
     }
 
     async fn read_one_by_one(&self, span: Span) {
@@ -98,9 +123,8 @@ impl Packs {
         }
     }
 
-    /// Takes the chunks of the next request; `None` if no chunk is wanted.
-    fn next_span(&self) -> Option<Span> {
-        self.queue().take()
+    fn next_span(&self) -> Option<(Span, bool)> {
+        self.queue().next_span()
     }
 
     fn queue(&self) -> MutexGuard<'_, ReadQueue> {
@@ -108,16 +132,26 @@ impl Packs {
     }
 }
 
-/// A task that reads. Once it ends, another one may begin.
-struct Task<'a>(&'a Packs);
-
-impl Drop for Task<'_> {
-    fn drop(&mut self) {
-        self.0.queue().tasks -= 1;
-    }
-}
-
 impl ReadQueue {
+    /// Returns `true` if another request may be on its way.
+    fn may_begin(&self) -> bool {
+        self.tasks < SPANS_IN_FLIGHT && self.bytes <= SPAN_BYTES
+    }
+
+    /// The chunks of the next request of a task, and whether another task has to begin. `None` ends the task: no chunk is wanted, or others
+    /// read enough and take the rest.
+    fn next_span(&mut self) -> Option<(Span, bool)> {
+        let span = if self.bytes <= SPAN_BYTES { self.take() } else { None };
+        let Some(span) = span else {
+            self.tasks -= 1;
+            return None;
+        };
+        self.bytes += span.end - span.start;
+        let more = !self.waiting.is_empty() && self.may_begin() && !self.is_gathering;
+        self.tasks += usize::from(more);
+        Some((span, more))
+    }
+
     fn take(&mut self) -> Option<Span> {
         loop {
             let start = self.arrived.pop_front()?;

@@ -217,7 +217,7 @@ impl View {
     pub(super) fn all_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.recent.get(digest).cloned().unwrap_or_default();
         for known in self.segments.values() {
-            for record in known.segment.records().find(digest) {
+            for record in known.segment.find(digest) {
                 if record.kind == RecordKind::Copy {
                     places.extend(known.place(&record));
                 }

@@ -46,8 +46,8 @@ impl Options {
     }
 
     /// Maximum bytes of chunks in flight, for all backups of this store together, and again for all restores; default:
-    /// 64 MiB, minimum 32 MiB. In a packed store, default 128 MiB, half of it is for packs that are filled and stored, and a pack
-    /// has a quarter at most. Chunks in flight also exist in compressed form. In addition, each archive that is
+    /// 64 MiB, minimum 32 MiB. In a packed store, default 160 MiB, half of it and all above 64 MiB is for packs that are filled and stored, and a pack
+    /// has half of that at most. Chunks in flight also exist in compressed form. In addition, each archive that is
     /// written or read in order holds one chunk; one that is written in any order, up to 16; a reader
     /// caches up to four chunks, and reads up to 32 MiB ahead. The index of an archive takes 40 bytes a chunk, and
     /// about 100 bytes for each distinct chunk of a backup.
@@ -72,9 +72,10 @@ impl Options {
 
     /// Memory of a store, by the presence of packs.
     pub(super) fn memory(&self, is_packed: bool) -> Memory {
-        let total = self.memory_bytes.unwrap_or(if is_packed { 128 << 20 } else { 64 << 20 });
-        let packs = if is_packed { total / 2 } else { 0 };
-        Memory { packs, writers: total - packs, readers: total }
+        let total = self.memory_bytes.unwrap_or(if is_packed { 160 << 20 } else { 64 << 20 });
+        let writers = if is_packed { (total / 2).min(64 << 20) } else { total };
+        let packs = total - writers;
+        Memory { packs, writers, readers: total }
     }
 
     pub(super) fn check(&self) -> Result<()> {
