@@ -38,6 +38,10 @@ pub mod locking {}
 #[doc(alias = "metrics")]
 pub mod observability {}
 
+#[doc = include_str!("packs.md")]
+#[doc(alias = "pack")]
+pub mod packs {}
+
 #[doc = include_str!("prune.md")]
 pub mod prune {}
 
