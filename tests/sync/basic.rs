@@ -22,7 +22,7 @@ use larder::internal::listing::{ShortPages as _, list_all};
 use larder::internal::manifest;
 use larder::internal::record::{Call, Method, RecordingBackend};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
-use larder::store::{Datastore, Options, Protection, SnapshotState};
+use larder::store::{Datastore, Options, PackOptions, Protection, SnapshotState};
 use larder::sync::{
     self, GroupRule, Resync, SyncCandidates, SyncConflict, SyncEvent, SyncGroupOutcome, SyncOptions,
     SyncOrder, SyncOutcome, SyncReport, SyncSkip, SyncStep,
@@ -205,6 +205,40 @@ fn a_chain_of_syncs_reproduces_the_first_store() {
             assert_eq!(chunks(first.to.as_ref()).await, chunks(first.from.as_ref()).await);
         }
         .boxed()
+    });
+}
+
+#[test]
+fn stores_of_every_form_carry_the_same_objects_to_stores_of_every_form() {
+    block_on(async {
+        let runtime = threads();
+        let first = memory(&runtime);
+        let source = store(&first).await;
+        for (group, time) in [("vm/1", 1000), ("vm/1", 2000), ("host/x", 1000)] {
+            back_up(&source, group, time, &data(time, 5)).await;
+        }
+        let made = async |is_packed: bool| {
+            let options = Options::default();
+            let options = if is_packed { options.packed(PackOptions::default()) } else { options };
+            let backend = memory(&runtime);
+            (Datastore::create(Arc::clone(&backend), options).await.unwrap(), backend)
+        };
+        let bring = async |from: &Datastore, to: &Datastore| {
+            let mut plan = sync::plan(from, to, SyncOptions::default()).await.unwrap();
+            let report = plan.execute().await.unwrap();
+            assert!(report.is_complete(), "{report:?}");
+        };
+        for (from, to) in [(false, false), (false, true), (true, false), (true, true)] {
+            let ((second, _), (third, in_third), (last, in_last)) =
+                (made(from).await, made(to).await, made(false).await);
+            bring(&source, &second).await;
+            bring(&second, &third).await;
+            bring(&third, &last).await;
+            let objects_of_chunks = chunks(in_third.as_ref()).await.len();
+            assert_eq!(objects_of_chunks == 0, to, "a packed store has no objects of chunks");
+            assert_eq!(chunks(in_last.as_ref()).await, chunks(first.as_ref()).await, "{from} {to}");
+            assert_eq!(content(in_last.as_ref()).await, content(first.as_ref()).await, "{from} {to}");
+        }
     });
 }
 
