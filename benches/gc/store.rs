@@ -5,8 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::executor::block_on;
+#[cfg(feature = "testing")]
+use larder::backend::{Backend, PutMode};
 use larder::backend::{FsBackend, FsOptions, SyncLevel};
 use larder::format::Digest;
+#[cfg(feature = "testing")]
+use larder::format::layout::Key;
 use larder::format::manifest::CryptMode;
 use larder::format::name::{BackupTime, GroupName};
 use larder::internal::fixed_index::FixedIndexWriter;
@@ -27,6 +31,43 @@ pub(crate) fn garbage(chunks: u64) -> u64 {
 }
 
 pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
+    make_loose(path, chunks)?;
+    make_snapshots(path, chunks)
+}
+
+/// As [`make`], with a store of this form.
+#[cfg(feature = "testing")]
+pub(crate) fn make_form(path: &Path, chunks: u64, is_packed: bool) -> Outcome<()> {
+    if !is_packed {
+        return make(path, chunks);
+    }
+    let runtime = Arc::new(ThreadRuntime::new());
+    block_on(async {
+        let options = FsOptions::default()
+            .sync_level(SyncLevel::None)
+            .prefix_directories(larder::backend::PrefixDirectories::OnDemand);
+        let backend: Arc<dyn Backend> = Arc::new(FsBackend::create(runtime, path, options).await?);
+        let packs = larder::store::PackOptions::default();
+        Datastore::create(Arc::clone(&backend), Options::default().packed(packs)).await?;
+        let packed = larder::internal::packs::packed(backend).await;
+        for number in 0..chunks {
+            let blob = vec![7; length(number)].into();
+            packed.put(&Key::Chunk(digest(number)), blob, PutMode::Create).await?;
+        }
+        packed.barrier().await?;
+        Outcome::Ok(())
+    })?;
+    let content = path.join(".larder/cnt");
+    fs::create_dir_all(&content)?;
+    make_snapshots(&content, chunks)
+}
+
+/// Of another length each, and of no other use.
+fn length(number: u64) -> usize {
+    40 + usize::try_from(number % 200).unwrap_or_default()
+}
+
+fn make_loose(path: &Path, chunks: u64) -> Outcome<()> {
     let runtime = Arc::new(ThreadRuntime::new());
     block_on(async {
         let options = FsOptions::default().sync_level(SyncLevel::None);
@@ -39,9 +80,8 @@ pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
             scope.spawn(move || -> std::io::Result<()> {
                 for number in numbers {
                     let name = digest(number).to_string();
-                    // Of another length each, and of no other use.
-                    let length = 40 + usize::try_from(number % 200).unwrap_or_default();
-                    fs::write(path.join(".chunks").join(&name[..4]).join(&name), vec![7; length])?;
+                    let contents = vec![7; length(number)];
+                    fs::write(path.join(".chunks").join(&name[..4]).join(&name), contents)?;
                 }
                 Ok(())
             })
@@ -50,6 +90,10 @@ pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(std::io::Error::other("panic"))))
     })?;
+    Ok(())
+}
+
+fn make_snapshots(path: &Path, chunks: u64) -> Outcome<()> {
     let used = chunks - garbage(chunks);
     let entries = used / 10 + used % 10;
     let group: GroupName = "vm/100".parse()?;

@@ -13,7 +13,7 @@ use larder::http::{HttpClient, HttpOptions};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials, Support};
-use larder::store::{Datastore, Options};
+use larder::store::{Datastore, Options, PackOptions};
 
 use crate::Outcome;
 
@@ -106,6 +106,19 @@ impl Server {
     pub(crate) async fn process(&self, directory: Option<&Path>) -> Outcome<Process> {
         Process::begin(&self.endpoint, &self.found, directory).await
     }
+
+    /// As [`process`](Self::process), with a store of this form.
+    pub(crate) async fn form(&self, form: Form, directory: Option<&Path>) -> Outcome<Process> {
+        Process::begin_with(&self.endpoint, &self.found, directory, form).await
+    }
+
+    /// Gives the store so many packs of this size, named by the session and numbers.
+    pub(crate) fn fill_packs(&mut self, paths: &[String], bytes: usize) -> Outcome<()> {
+        for path in paths {
+            self.tell(&format!("pack {STORE}/{path} {bytes}"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Server {
@@ -149,6 +162,22 @@ pub(crate) fn heartbeats_in(time: Duration) -> u64 {
     time.as_secs() / HEARTBEAT.as_secs() + 1
 }
 
+/// Form of a new store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Loose,
+    Packed,
+}
+
+impl Form {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Loose => "loose",
+            Self::Packed => "packed",
+        }
+    }
+}
+
 /// What a process has that has opened a store.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -162,7 +191,19 @@ impl Process {
         found: &S3Capabilities,
         directory: Option<&Path>,
     ) -> Outcome<Self> {
+        Self::begin_with(endpoint, found, directory, Form::Loose).await
+    }
+
+    async fn begin_with(
+        endpoint: &str,
+        found: &S3Capabilities,
+        directory: Option<&Path>,
+        form: Form,
+    ) -> Outcome<Self> {
         let (mut options, mut ownership) = (Options::default(), Ownership::default());
+        if form == Form::Packed {
+            options = options.packed(PackOptions::default());
+        }
         if let Some(directory) = directory {
             let runtime = runtime();
             let state = LocalState::open(&runtime, directory, LocalOptions::default()).await?;

@@ -59,7 +59,13 @@ pub(crate) fn run(_: &Plan, report: &mut Report) -> Outcome<()> {
     block_on(async {
         // The store, before there is anything in it.
         server.process(None).await?.end().await?;
-        make_snapshots(server.backend(STORE)?.as_ref()).await
+        make_snapshots(
+            server.backend(STORE)?.as_ref(),
+            (CHUNKS - CHUNKS / GARBAGE) / SNAPSHOTS,
+            SNAPSHOTS,
+            |key| key,
+        )
+        .await
     })?;
     server.fill(CHUNKS)?;
     server.be_slow()?;
@@ -98,12 +104,16 @@ pub(crate) fn run(_: &Plan, report: &mut Report) -> Outcome<()> {
     })
 }
 
-/// Snapshots that name all chunks but the garbage.
-async fn make_snapshots(backend: &dyn Backend) -> Outcome<()> {
+/// Snapshots that each name so many other chunks, from the first one on.
+pub(crate) async fn make_snapshots(
+    backend: &dyn Backend,
+    each: u64,
+    count: u64,
+    placed: impl Fn(Key) -> Key,
+) -> Outcome<()> {
     let group: GroupName = "vm/100".parse()?;
-    backend.put(&Key::Owner(group.clone()), "root@pam\n".into(), PutMode::Replace).await?;
-    let each = (CHUNKS - CHUNKS / GARBAGE) / SNAPSHOTS;
-    for snapshot in 0..SNAPSHOTS {
+    backend.put(&placed(Key::Owner(group.clone())), "root@pam\n".into(), PutMode::Replace).await?;
+    for snapshot in 0..count {
         let time = BackupTime::try_from(1_700_000_000 + i64::try_from(snapshot)?)?;
         let name = group.snapshot(time);
         let size = each * CHUNK;
@@ -113,13 +123,13 @@ async fn make_snapshots(backend: &dyn Backend) -> Outcome<()> {
         }
         let index = index.finish([1; 16], time.epoch())?;
         let archive = Key::Archive(name.clone(), "disk.img.fidx".parse()?);
-        backend.put(&archive, index.bytes, PutMode::Replace).await?;
+        backend.put(&placed(archive), index.bytes, PutMode::Replace).await?;
         let mut manifest = manifest::of_snapshot(&name);
         let file = manifest::file("disk.img.fidx".parse()?, CryptMode::None, size, index.checksum)?;
         manifest::add_file(&mut manifest, file)?;
         let mut blob = Vec::new();
         BlobEncoder::new(1)?.encode(&manifest.to_json(), &mut blob)?;
-        backend.put(&Key::Manifest(name), blob.into(), PutMode::Replace).await?;
+        backend.put(&placed(Key::Manifest(name)), blob.into(), PutMode::Replace).await?;
     }
     Ok(())
 }

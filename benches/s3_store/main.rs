@@ -15,6 +15,8 @@
 //! | `gc` | garbage collection of a store of a million chunks, 5 % of them garbage, without a limit of the link: how long the chunks are listed, and the requests |
 //! | `sync` | new chunks from one far bucket to another, against plain gets and puts of the same chunks, 16 at a time; the requests about chunks |
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
+//! | `packs` | backup and restore of a loose and of a packed store with chunks of 4 MiB and of 64 KiB: requests for a GiB, and the time beside plain puts and gets of bodies of 32 MiB; a random read |
+//! | `packs_gc` | garbage collection of a packed store of 1 TiB in chunks of 4 MiB, 5 % of them garbage: listings and deletions |
 //!
 //! | option | |
 //! |---|---|
@@ -37,6 +39,7 @@ mod data;
 mod far;
 mod gc;
 mod opening;
+mod packs;
 mod records;
 mod refresh;
 mod report;
@@ -66,7 +69,7 @@ struct Plan {
 
 type Scenario = (&'static str, fn(&Plan, &mut Report) -> Outcome<()>);
 
-const SCENARIOS: [Scenario; 8] = [
+const SCENARIOS: [Scenario; 10] = [
     ("transfer", transfer::run),
     ("small", transfer::run_small),
     ("again", again::run),
@@ -75,6 +78,8 @@ const SCENARIOS: [Scenario; 8] = [
     ("sync", sync::run),
     ("open", opening::run),
     ("gc", gc::run),
+    ("packs", packs::run),
+    ("packs_gc", packs::run_gc),
 ];
 
 fn main() -> ExitCode {

@@ -6,14 +6,16 @@ use bytes::Bytes;
 
 use crate::format::Digest;
 use crate::format::blob::DecodeError;
-use crate::format::larder::pack::PackEntry;
 use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::{PackName, SessionId};
 use crate::format::larder::pack::scanner::{PackPart, PackScanner};
-use crate::format::larder::segment::Segment;
+use crate::format::larder::pack::{PackClass, PackEntry};
+use crate::format::larder::segment::builder::SegmentBuilder;
 use crate::format::larder::segment::head::{HeadPart, SegmentHead};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
+use crate::format::larder::segment::{RecordKind, Segment, SegmentPack};
+use crate::format::layout::Key;
 
 /// Session of all packs and segments here.
 pub const SESSION: [u8; 16] = [0xa5; 16];
@@ -121,6 +123,39 @@ pub fn records_by_slots(segment: &Bytes) -> Result<Vec<Place>, DecodeError> {
         found.extend(records_of(&head.records(slot..slot + 1, bytes)?));
     }
     Ok(found)
+}
+
+/// The key of a pack of [`SESSION`].
+pub fn pack_key(n: u32) -> Option<Key> {
+    Some(Key::Pack(PackName { session: SessionId::from_bytes(SESSION), n }))
+}
+
+/// A segment of [`SESSION`] with a record for each pack, number within the pack, and chunk; all blobs have this length.
+pub fn segment(
+    n: u32,
+    pack_bytes: usize,
+    length: usize,
+    records: impl Iterator<Item = (u32, u64, Digest)>,
+) -> Option<(Key, Bytes)> {
+    let session = SessionId::from_bytes(SESSION);
+    let (bytes, len) = (u32::try_from(pack_bytes).ok()?, u32::try_from(length).ok()?);
+    let name = SegmentName { session, n };
+    let mut builder = SegmentBuilder::new(name);
+    let mut last = None;
+    for (n, at, digest) in records {
+        let number = match last {
+            Some((last, number)) if last == n => number,
+            _ => {
+                let name = PackName { session, n };
+                builder.add_pack(SegmentPack { bytes, class: PackClass::Data, name }).ok()?
+            }
+        };
+        last = Some((n, number));
+        let offset = 1024 + u32::try_from(at).ok()?.checked_mul(len + 64)?;
+        builder.push(number, PackEntry { digest, len, offset }, RecordKind::Copy).ok()?;
+    }
+    let parts = builder.finish().ok()?.parts;
+    Some((Key::Segment(name), parts.iter().flatten().copied().collect()))
 }
 
 fn pack_name() -> PackName {

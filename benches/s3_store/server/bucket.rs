@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Bound;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -47,6 +48,19 @@ pub(super) fn fill(objects: &mut Objects, store: &str, count: u64) {
         let key = format!("{store}/{}", Key::Chunk(filler(number)));
         objects.insert(key.into_boxed_str(), empty.clone());
     }
+}
+
+/// Adds an object of zeros, which share the memory of the last one of this size.
+pub(super) fn add_zeros(objects: &mut Objects, key: &str, bytes: usize) {
+    static LAST: Mutex<Option<Object>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let object = last.take().filter(|object| object.body.len() == bytes).unwrap_or_else(|| {
+        let body = Bytes::from(vec![0; bytes]);
+        let hash = sha2::Sha256::digest(&body).into();
+        Object::new(body, &hash)
+    });
+    objects.insert(key.to_owned().into_boxed_str(), object.clone());
+    *last = Some(object);
 }
 
 /// The digest of one of the chunks that a store is filled with.

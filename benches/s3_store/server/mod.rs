@@ -10,6 +10,7 @@
 //! | `delay MS` | every answer comes so much later |
 //! | `rate BYTES` | so many bytes of bodies a second pass in each direction, over all connections together; 0: as fast as it goes |
 //! | `fill STORE COUNT` | a store gets so many chunks with empty bodies |
+//! | `pack KEY BYTES` | there is an object of so many zeros |
 //! | `requests` | answers with the number of requests by method and kind of object since the last time, in JSON |
 
 mod answer;
@@ -90,6 +91,11 @@ fn obey(line: &str, shared: &Shared) -> Option<String> {
         "fill" => {
             let (store, count) = (words.next()?, number(&mut words)?);
             bucket::fill(&mut shared.objects.lock().unwrap_or_else(PoisonError::into_inner), store, count);
+        }
+        "pack" => {
+            let (key, bytes) = (words.next()?, number(&mut words)?);
+            let mut objects = shared.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket::add_zeros(&mut objects, key, usize::try_from(bytes).ok()?);
         }
         "requests" => {
             let counts = std::mem::take(&mut *shared.counts.lock().unwrap_or_else(PoisonError::into_inner));

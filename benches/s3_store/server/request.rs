@@ -76,12 +76,18 @@ impl Request {
         let key = self.key.as_str();
         let what = if key.is_empty() {
             if self.query.contains_key("list-type") {
-                let of_chunks = self.query("prefix").is_some_and(|prefix| prefix.contains(".chunks/"));
-                return if of_chunks { "LIST chunk" } else { "LIST" }.to_owned();
+                let is_of = |part| self.query("prefix").is_some_and(|prefix| prefix.contains(part));
+                let what = [(".chunks/", " chunk"), ("/packs/", " pack")];
+                let what = what.iter().find(|(part, _)| is_of(part)).map_or("", |(_, what)| what);
+                return format!("LIST{what}");
             }
             "bucket"
         } else if key.contains(".chunks/") {
             "chunk"
+        } else if key.contains("/packs/") {
+            "pack"
+        } else if key.contains("/.larder/index/") {
+            "segment"
         } else if key.ends_with("/index.json.blob") {
             "manifest"
         } else if key.ends_with(".fidx") || key.ends_with(".didx") {
