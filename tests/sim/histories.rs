@@ -9,7 +9,7 @@ use std::time::Duration;
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
 use larder::internal::listing::ShortPages as _;
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::{Datastore, Options};
+use larder::store::{Datastore, Options, PackOptions};
 use larder_testing::history;
 
 fn number(variable: &str) -> Option<u64> {
@@ -40,7 +40,7 @@ fn a_seed_reproduces_its_history() {
     }
 }
 
-fn on_threads(directory: Option<&std::path::Path>) {
+fn on_threads(directory: Option<&std::path::Path>, options: &Options) {
     let seconds = number("LARDER_SIDE_BY_SIDE_SECONDS").unwrap_or(3);
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     futures::executor::block_on(async {
@@ -52,18 +52,30 @@ fn on_threads(directory: Option<&std::path::Path>) {
             }
             None => Arc::new(MemoryBackend::new(Arc::clone(&runtime)).page_entries(3)),
         };
-        let store = Datastore::create(backend, Options::default()).await.unwrap();
-        history::side_by_side(runtime, store, Duration::from_secs(seconds)).await;
+        let store = Datastore::create(Arc::clone(&backend), options.clone()).await.unwrap();
+        let collector = Datastore::open(backend, Options::default()).await.unwrap();
+        history::side_by_side(runtime, store, collector, Duration::from_secs(seconds)).await;
     });
 }
 
 #[test]
 fn concurrent_operations_on_a_directory_lose_nothing() {
     let directory = larder_testing::scratch();
-    on_threads(Some(&directory.path().join("store")));
+    on_threads(Some(&directory.path().join("store")), &Options::default());
+}
+
+#[test]
+fn concurrent_operations_on_packs_in_a_directory_lose_nothing() {
+    let directory = larder_testing::scratch();
+    on_threads(Some(&directory.path().join("store")), &Options::default().packed(PackOptions::default()));
 }
 
 #[test]
 fn concurrent_operations_in_memory_lose_nothing() {
-    on_threads(None);
+    on_threads(None, &Options::default());
+}
+
+#[test]
+fn concurrent_operations_on_packs_in_memory_lose_nothing() {
+    on_threads(None, &Options::default().packed(PackOptions::default()));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::io::Cursor;
-use larder::backend::{ListEntry, ListQuery, PutMode, Removal};
+use larder::backend::{ListEntry, ListQuery};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::SnapshotName;
@@ -23,7 +23,7 @@ impl World {
     pub(crate) async fn damage(self: &Arc<Self>) {
         let block = self.below(u64::from(BLOCKS)) as u8;
         let keys = self.pick(&[[None, Some(0), Some(1)], [Some(0), Some(1), None], [Some(1), Some(0), None]]);
-        let raw = &self.place.raw;
+        let raw = self.place.chunks().await;
         let (mut chunk, mut found) = (Chunk { block, key: None }, None);
         for key in keys.unwrap() {
             chunk.key = key;
@@ -43,15 +43,15 @@ impl World {
         self.log(format_args!("damage of {chunk:?}, {key:?}: {how}"));
         self.count("damage");
         match how {
-            0 => drop(raw.delete(&[Removal::any(key)]).await.unwrap()),
+            0 => self.place.spoil(&key, None).await,
             1 => {
                 bytes.truncate(bytes.len() / 2);
-                raw.put(&key, bytes.into(), PutMode::Replace).await.unwrap();
+                self.place.spoil(&key, Some(bytes)).await;
             }
             _ => {
                 let last = bytes.len() - 1;
                 bytes[last] ^= 1;
-                raw.put(&key, bytes.into(), PutMode::Replace).await.unwrap();
+                self.place.spoil(&key, Some(bytes)).await;
             }
         }
     }
@@ -66,7 +66,7 @@ impl World {
             1 => bytes[36] ^= 1,
             _ if other.block == chunk.block => {}
             _ => {
-                if let Ok(object) = self.place.raw.get(&self.key_of(other), u64::MAX).await {
+                if let Ok(object) = self.place.chunks().await.get(&self.key_of(other), u64::MAX).await {
                     bytes = object.bytes.to_vec();
                 }
             }
@@ -74,7 +74,8 @@ impl World {
         self.log(format_args!("silent damage of {chunk:?}, {:?}: {how}, {other:?}", self.key_of(chunk)));
         self.count("silent damage");
         self.model().silent.insert(chunk);
-        self.place.raw.put(&self.key_of(chunk), bytes.into(), PutMode::Replace).await.unwrap();
+        let key = self.key_of(chunk);
+        self.place.spoil(&key, Some(bytes)).await;
     }
 
     fn key_of(&self, chunk: Chunk) -> Key {
@@ -167,8 +168,9 @@ impl World {
             return;
         }
         let bad = self.model().bad.clone();
+        let raw = self.place.chunks().await;
         for (chunk, pristine) in bad {
-            match self.place.raw.get(&self.key_of(chunk), u64::MAX).await {
+            match raw.get(&self.key_of(chunk), u64::MAX).await {
                 Ok(object) if chunk.is_whole(&object.bytes, &pristine) => {
                     self.log(format_args!("{chunk:?} is good again"));
                     self.model().bad.remove(&chunk);
@@ -302,18 +304,41 @@ impl World {
             }
         }
         let found = self.chunk_paths().await;
-        if found != wanted {
-            let too_many: Vec<_> = found.difference(&wanted).collect();
-            let lost: Vec<_> = wanted.difference(&found).collect();
+        let lost: Vec<_> = wanted.difference(&found).collect();
+        let mut too_many: Vec<_> = found.difference(&wanted).collect();
+        if self.place.is_packed {
+            // A pack with little unused stays as it is.
+            let used = self.packs_of(wanted.iter().filter(|path| found.contains(*path))).await;
+            let all = self.packs_of(&too_many).await;
+            too_many = too_many
+                .into_iter()
+                .zip(all)
+                .filter(|(_, pack)| !used.contains(pack))
+                .map(|(path, _)| path)
+                .collect();
+        }
+        if !lost.is_empty() || !too_many.is_empty() {
             self.violation(format_args!("garbage: {too_many:?}, lost: {lost:?}"));
         }
     }
 
+    /// The packs of these chunks.
+    async fn packs_of(&self, paths: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
+        let chunks = self.place.chunks().await;
+        let mut packs = Vec::new();
+        for path in paths {
+            let info = chunks.head(&path.as_ref().parse().unwrap()).await.unwrap();
+            packs.push(info.version.as_str().split_once(':').unwrap().0.to_owned());
+        }
+        packs
+    }
+
     async fn chunk_paths(&self) -> BTreeSet<String> {
         let (mut paths, mut cursor) = (BTreeSet::new(), None);
+        let raw = self.place.chunks().await;
         loop {
             let query = ListQuery::all(Prefix::Chunks);
-            let page = self.place.raw.list(&query, cursor.as_ref()).await.unwrap();
+            let page = raw.list(&query, cursor.as_ref()).await.unwrap();
             paths.extend(page.entries.iter().map(ListEntry::path));
             cursor = page.next;
             if cursor.is_none() {

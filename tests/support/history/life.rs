@@ -42,8 +42,9 @@ pub fn live(seed: u64) -> Life {
     let violations = world.model().violations.clone();
     assert!(
         lived.is_ok() && violations.is_empty(),
-        "LARDER_SEED={seed} {:?} {:?}\n{}\n{violations:#?}",
+        "LARDER_SEED={seed} {:?}, packed {} {:?}\n{}\n{violations:#?}",
         world.place.kind,
+        world.place.is_packed,
         world.plan,
         world.history(),
     );
@@ -98,7 +99,7 @@ fn go_wrong(world: &World) {
         let late = Action::Late(Duration::from_secs(1 + world.below(1500)), ErrorKind::Unavailable);
         let nth = 1 + world.below(3);
         world.log(format_args!("  Delete of chunks {nth}: {late:?}"));
-        let rule = Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_)));
+        let rule = Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Chunk(_) | Key::Pack(_)));
         world.place.faults.add(rule.nth(nth));
     }
     if world.one_in(2) {

@@ -16,9 +16,10 @@ use larder::error::{Error, ErrorKind, Result};
 use larder::format::layout::{Key, Prefix};
 use larder::internal::fault::FaultBackend;
 use larder::internal::listing::ShortPages as _;
+use larder::internal::packs::packed;
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, SimRuntime};
-use larder::store::{Datastore, Options};
+use larder::store::{Datastore, Options, PackOptions};
 
 /// After how long a request that got no answer is certain not to be executed any more.
 const LONGEST_REQUEST: Duration = Duration::from_mins(30);
@@ -221,6 +222,7 @@ pub(crate) struct Place {
     /// The part that dies with a crash.
     crashes: Mutex<Arc<FaultBackend>>,
     directory: tempfile::TempDir,
+    pub is_packed: bool,
     /// Faults of single requests, also after the process that sent them died.
     pub faults: Arc<FaultBackend>,
     pub kind: Kind,
@@ -247,7 +249,41 @@ impl Place {
         let crashes = Mutex::new(Arc::new(FaultBackend::new(Arc::clone(&faults) as _)));
         let conditional_delete = !seed.is_multiple_of(2);
         let remote = Mutex::default();
-        Self { conditional_delete, crashes, directory, faults, kind, raw, remote, runtime }
+        let is_packed = (seed / 5) % 2 == 1;
+        Self { conditional_delete, crashes, directory, is_packed, faults, kind, raw, remote, runtime }
+    }
+
+    /// The real chunks.
+    pub(crate) async fn chunks(&self) -> Arc<dyn Backend> {
+        if self.is_packed { packed(Arc::clone(&self.raw)).await } else { Arc::clone(&self.raw) }
+    }
+
+    /// Replaces the bytes of a chunk past the rules of the store, or removes it. In packs they take the place of the old ones, as far as they
+    /// fit, and a removed one becomes zeros.
+    pub(crate) async fn spoil(&self, key: &Key, bytes: Option<Vec<u8>>) {
+        if !self.is_packed {
+            match bytes {
+                None => drop(self.raw.delete(&[Removal::any(key.clone())]).await.unwrap()),
+                Some(bytes) => drop(self.raw.put(key, bytes.into(), PutMode::Replace).await.unwrap()),
+            }
+            return;
+        }
+        // A chunk with several copies shows an intact one.
+        for _ in 0..20 {
+            let Ok(found) = self.chunks().await.get(key, u64::MAX).await else { return };
+            let mut wanted = bytes.clone().unwrap_or_default();
+            wanted.resize(found.bytes.len(), 0);
+            if found.bytes == wanted {
+                return;
+            }
+            let (pack, offset) = found.info.version.as_str().split_once(':').unwrap();
+            let (pack, offset) = (Key::Pack(pack.parse().unwrap()), offset.parse::<usize>().unwrap());
+            let Ok(whole) = self.raw.get(&pack, u64::MAX).await else { continue };
+            let mut whole = whole.bytes.to_vec();
+            whole[offset..offset + wanted.len()].copy_from_slice(&wanted);
+            self.raw.put(&pack, whole.into(), PutMode::Replace).await.unwrap();
+        }
+        panic!("there is always another intact copy of {key}");
     }
 
     /// The backend of this process, which may crash.
@@ -293,6 +329,7 @@ impl Place {
 
     pub(crate) async fn create(&self) -> Datastore {
         let (backend, options) = self.process(Duration::ZERO).await;
+        let options = if self.is_packed { options.packed(PackOptions::default()) } else { options };
         Datastore::create(backend, options).await.unwrap()
     }
 

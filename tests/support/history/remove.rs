@@ -176,6 +176,9 @@ impl World {
         if self.place.raw.capabilities().lock_reach == LockReach::Process {
             options = options.only_process();
         }
+        if self.place.is_packed && self.one_in(2) {
+            options = options.max_unused(0);
+        }
         self.log(format_args!("{number}: collect {options:?}"));
         let collected = self.perhaps(self.collect_with(number, &store, options, &abort)).await;
         match collected {
@@ -237,6 +240,9 @@ impl World {
         for _ in 0..2 {
             let mut options =
                 GcOptions::default().max_garbage(100).grace(Duration::ZERO).listing_lag(Duration::ZERO);
+            if self.place.is_packed {
+                options = options.max_unused(0);
+            }
             if self.place.raw.capabilities().lock_reach == LockReach::Process {
                 options = options.only_process();
             }

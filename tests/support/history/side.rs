@@ -25,6 +25,7 @@ use crate::noise;
 struct Side {
     /// Acknowledged snapshots with their blocks. A snapshot is removed from here before it is pruned.
     acknowledged: Mutex<BTreeMap<SnapshotName, Vec<u8>>>,
+    collector: Datastore,
     counts: [AtomicU64; 5],
     last_time: AtomicU64,
     runtime: Arc<dyn Runtime>,
@@ -34,10 +35,12 @@ struct Side {
 
 const GROUPS: [&str; 3] = ["host/a", "host/b", "vm/1"];
 
-/// Runs all loops for this time, and makes sure that everything acknowledged and not pruned exists.
-pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Duration) {
+/// Runs all loops for this time, and makes sure that everything acknowledged and not pruned exists. The collections have a handle of their
+/// own.
+pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, collector: Datastore, time: Duration) {
     let side = Side {
         acknowledged: Mutex::default(),
+        collector,
         counts: Default::default(),
         last_time: AtomicU64::new(1_735_689_600),
         runtime: Arc::clone(&runtime),
@@ -67,7 +70,7 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, time: Dur
     for end in ends {
         end.await.expect("a loop panicked");
     }
-    collect(&side.store).await;
+    collect(&side.collector).await;
     let acknowledged = side.acknowledged.lock().unwrap().clone();
     for (name, blocks) in &acknowledged {
         let snapshot = side.store.snapshot(name).await.unwrap();
@@ -206,13 +209,14 @@ async fn prunings(side: Arc<Side>) {
 
 async fn collections(side: Arc<Side>) {
     while side.goes_on().await {
-        side.count(4, collect(&side.store).await);
+        side.count(4, collect(&side.collector).await);
     }
 }
 
 /// Collects garbage; how many chunks were removed.
 async fn collect(store: &Datastore) -> u64 {
-    let options = GcOptions::default().grace(Duration::ZERO).consistent_listings().max_garbage(100);
+    let options = GcOptions::default().grace(Duration::ZERO).consistent_listings();
+    let options = options.max_garbage(100).max_unused(0);
     let plan = match gc::plan(store, options).await {
         // Another operation is proving that no writer is active.
         Err(error) if error.kind() == ErrorKind::Busy => return 0,
