@@ -1,11 +1,13 @@
 //! Execution of a plan in a packed store. [`crate::packs::reclaim`] has the order of the steps.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::digest_set::mark_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, BlobDecoder, MAX_CHUNK_BYTES, PlaintextSize};
@@ -31,7 +33,7 @@ struct Retired {
     /// Number of dead ones in each pack, and their bytes.
     dead: BTreeMap<PackName, ChunkTally>,
     /// Those that must have another copy first.
-    needed: Vec<PackCopy>,
+    needed: Vec<(PackName, PackCopy)>,
 }
 
 impl GcPlan {
@@ -40,8 +42,9 @@ impl GcPlan {
         while !self.actions.dropped.is_empty() {
             self.options.check_abort()?;
             let count = self.actions.dropped.len().min(BATCH_PACKS);
-            let names: Vec<_> = self.actions.dropped.drain(..count).collect();
-            self.delete_packs(packs, &names).await?;
+            let names = self.actions.dropped[..count].iter().copied().collect();
+            self.delete_dropped(packs, &names).await?;
+            self.actions.dropped.drain(..count);
         }
         while !self.actions.vanish.is_empty() {
             self.options.check_abort()?;
@@ -81,27 +84,65 @@ impl GcPlan {
         Ok(())
     }
 
-    async fn vanish(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
-        let Retired { dead, needed } = self.retire(packs, names);
-        let copies = needed.into_iter().map(|copy| self.copy_out(packs, names, copy));
+    /// Deletes packs that an earlier collection dropped.
+    async fn delete_dropped(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
+        let mut copies = BTreeMap::new();
+        for name in names {
+            let bytes = self.packs.get(name).map_or(0, |pack| pack.bytes);
+            // It stays if its directory cannot be read: nobody knows what it has.
+            copies.extend(packs.copies_in_dropped(*name, bytes).await?.map(|copies| (*name, copies)));
+        }
+        let names = copies.keys().copied().collect();
+        // Their chunks were judged before the drop. Only one that a snapshot or a writer uses now is needed.
+        let marks = &self.marked.set;
+        let Retired { needed, .. } = self.retire(packs, copies, |digest, _| marks.contains(mark_of(digest)));
+        let names = self.copy_all(packs, &names, needed).await?;
+        // Copies are durable before the packs are deleted.
+        self.store.inner().backend().barrier().await?;
+        self.delete_packs(packs, &names.into_iter().collect::<Vec<_>>()).await
+    }
+
+    /// Makes sure that these chunks have a copy outside of the packs. Returns the packs that may vanish.
+    async fn copy_all(
+        &mut self,
+        packs: &PackedBackend,
+        names: &BTreeSet<PackName>,
+        needed: Vec<(PackName, PackCopy)>,
+    ) -> Result<BTreeSet<PackName>> {
+        let copies = needed.into_iter().map(|(name, copy)| self.copy_out(packs, names, (name, copy)));
         let copied: Vec<_> = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT).try_collect().await?;
         let damaged: Vec<_> = copied.into_iter().flatten().collect();
         let mut names = names.clone();
         // The only copies are bad and stay where they are. The next backup that contains the chunks stores them again, in any process.
-        let suspects: Vec<_> = damaged.iter().map(|(digest, _)| *digest).collect();
+        let suspects: Vec<_> = damaged.iter().map(|(_, digest, _)| *digest).collect();
         self.store.inner().repairs().suspect_missing(&suspects).await?;
-        for (digest, error) in damaged {
+        for (name, digest, error) in damaged {
+            names.remove(&name);
             for stays in packs.packs_of(&digest) {
                 names.remove(&stays);
             }
             self.store.inner().chunks().mark_suspect(digest).await;
             self.progress.fail(Key::Chunk(digest), error);
         }
+        Ok(names)
+    }
+
+    async fn vanish(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
+        let counting = self.counting();
+        let is_used = |digest: &Digest, last_used| counting.is_needed_since(digest, last_used);
+        let Retired { dead, needed } = self.retire(packs, packs.copies_in(names), is_used);
+        let names = self.copy_all(packs, names, needed).await?;
         if names.is_empty() {
             return Ok(());
         }
         self.held.guard.check().await?;
-        packs.drop_packs(&names).await?;
+        let (of_task, guard, vanish) = (packs.clone(), Arc::clone(&self.held.guard), names.clone());
+        // A task of its own, which holds the lock: a drop must not be recorded after the lock was released.
+        let work = async move {
+            let _held = guard;
+            of_task.drop_packs(&vanish).await
+        };
+        self.store.inner().runtime().run_detached("drop packs", work).await?;
         let mut removed = ChunkTally::default();
         dead.into_iter().filter(|(name, _)| names.contains(name)).for_each(|(_, dead)| removed.join(dead));
         self.progress.removed.join(removed);
@@ -116,20 +157,25 @@ impl GcPlan {
     }
 
     /// Retires what nothing needs of the packs.
-    fn retire(&self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Retired {
-        let counting = self.counting();
+    fn retire(
+        &self,
+        packs: &PackedBackend,
+        copies: BTreeMap<PackName, Vec<PackCopy>>,
+        is_used: impl Fn(&Digest, SystemTime) -> bool,
+    ) -> Retired {
         let mut retired = Retired::default();
         let mut seen = BTreeSet::new();
-        for (name, copies) in packs.copies_in(names) {
+        for (name, copies) in copies {
             let last_used = self.packs.get(&name).map_or(self.times.now, |pack| pack.last_used);
-            let is_needed = |digest: &Digest| counting.is_needed_since(digest, last_used);
+            let is_needed = |digest: &Digest| is_used(digest, last_used);
             let needed = self.store.inner().chunks().retire(packs, &copies, is_needed);
             let stay: HashSet<_> = needed.iter().map(|copy| copy.digest).collect();
             for copy in copies.iter().filter(|copy| !stay.contains(&copy.digest)) {
                 retired.dead.entry(name).or_default().add(copy.bytes());
             }
             // A chunk with two copies in vanishing packs needs one.
-            retired.needed.extend(needed.into_iter().filter(|copy| seen.insert(copy.digest)));
+            let needed = needed.into_iter().filter(|copy| seen.insert(copy.digest));
+            retired.needed.extend(needed.map(|copy| (name, copy)));
         }
         retired
     }
@@ -139,24 +185,24 @@ impl GcPlan {
         &self,
         packs: &PackedBackend,
         names: &BTreeSet<PackName>,
-        copy: PackCopy,
-    ) -> Result<Option<(Digest, Error)>> {
+        (name, copy): (PackName, PackCopy),
+    ) -> Result<Option<(PackName, Digest, Error)>> {
         let digest = copy.digest;
         for other in packs.copies_outside(&digest, names) {
             if self.checked(packs, &other).await?.is_ok() {
                 return Ok(None);
             }
         }
-        // Also in a pack that another copy of the list is in.
-        let copies = packs.copies_within(&digest, names);
+        // This one, or another one in a pack that vanishes too.
+        let others = packs.copies_within(&digest, names);
         let mut failed = None;
-        for copy in copies {
+        for copy in [copy].into_iter().chain(others) {
             match self.checked(packs, &copy).await? {
                 Ok(blob) => {
                     packs.append(digest, &blob).await?;
                     return Ok(None);
                 }
-                Err(error) => failed = Some((digest, error)),
+                Err(error) => failed = Some((name, digest, error)),
             }
         }
         Ok(failed)
@@ -202,4 +248,49 @@ fn check_blob(digest: Digest, bytes: Bytes) -> Result<()> {
     }
     let error = Error::new(ErrorKind::Corrupt, "copy chunk").on(digest);
     Err(error.because("its contents have another digest"))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use futures::executor::block_on;
+
+    use crate::backend::{Backend, ListQuery, MemoryBackend, list_all};
+    use crate::format::layout::Prefix;
+    use crate::gc;
+    use crate::rt::ThreadRuntime;
+    use crate::store::{Datastore, Options, PackOptions};
+
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// The drop of a pack may be recorded late, when a snapshot needs its chunks again: its put got no answer.
+    #[test]
+    fn chunks_in_use_of_a_dropped_pack_are_copied_before_it_is_deleted() {
+        block_on(async {
+            let below: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+            let options = Options::default().packed(PackOptions::default());
+            let store = Datastore::create(Arc::clone(&below), options).await.unwrap();
+            let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
+            let data = vec![7; 100_000];
+            backup.stream("a.bin", &data[..]).await.unwrap();
+            let name = backup.name().clone();
+            backup.finish().await.unwrap();
+            let packs = store.inner().packs().unwrap();
+            let begin = store.inner().backend().begin_listing(&Prefix::Chunks).await.unwrap().unwrap();
+            let before: Vec<_> =
+                packs.list_states(&begin).await.unwrap().iter().map(|pack| pack.name).collect();
+            packs.drop_packs(&before.iter().copied().collect()).await.unwrap();
+
+            let options = gc::GcOptions::default().grace(Duration::ZERO).max_garbage(100);
+            let report = gc::plan(&store, options).await.unwrap().confirm().execute().await.unwrap();
+            assert_eq!((report.packs.packs, report.failed), (1, 0));
+            let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
+            assert_eq!(listed.entries().len(), 1);
+            assert!(!listed.entries()[0].path().contains(&before[0].to_string()));
+            let again = Datastore::open(below, Options::default()).await.unwrap();
+            let snapshot = again.snapshot(&name).await.unwrap();
+            let mut archive = snapshot.archive("a.bin").await.unwrap();
+            assert_eq!(archive.read_at(0, 100_000).await.unwrap(), data);
+        });
+    }
 }

@@ -113,8 +113,9 @@ impl Packs {
 /// The lock of the store, held by this handle.
 #[derive(Debug)]
 struct PackedGuard {
-    guard: Box<dyn LockGuard>,
+    // Dropped first: another process may take the lock once the guard is dropped, and this one must read the view again then.
     holder: Holder,
+    guard: Box<dyn LockGuard>,
 }
 
 /// A holder of the lock of the store.
@@ -165,8 +166,8 @@ impl LockGuard for PackedGuard {
 
     async fn release_deleted(self: Box<Self>) {
         let Self { guard, holder } = *self;
-        guard.release_deleted().await;
         drop(holder);
+        guard.release_deleted().await;
     }
 }
 
@@ -197,7 +198,7 @@ impl Coordination for PackedBackend {
             // What an earlier writer could not store would fail each put. If it fails again, so do they.
             let _ = self.packs.flush().await;
         }
-        Ok(Box::new(PackedGuard { guard, holder }))
+        Ok(Box::new(PackedGuard { holder, guard }))
     }
 
     async fn check_owned(&self) -> Result<()> {

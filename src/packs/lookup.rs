@@ -49,6 +49,11 @@ impl Copy {
     }
 
     /// The places to read, in order of preference.
+    fn readable_places(&self, view: &View) -> Vec<Place> {
+        if self.quarantined.is_none() { view.readable_places(&self.digest) } else { self.places(view) }
+    }
+
+    /// The places that count.
     fn places(&self, view: &View) -> Vec<Place> {
         match self.quarantined {
             None => view.places(&self.digest),
@@ -151,7 +156,7 @@ impl Packs {
         loop {
             let (places, infos): (Vec<_>, Vec<_>) = {
                 let state = self.state();
-                let places = copy.places(&state.view);
+                let places = copy.readable_places(&state.view);
                 let infos = places.iter().map(|place| self.info_of(&state.view, copy, place)).collect();
                 (places, infos)
             };

@@ -155,7 +155,9 @@ impl PackedBackend {
         // One pack is filled while another one is stored.
         let target_bytes = target_bytes.min(memory_bytes / 2);
         let handles = Handles::of(uuid);
-        let state = State { view: View::new(handles.retirement()), writer: Writer::default() };
+        let mut writer = Writer::default();
+        writer.last_recorded = inner.runtime().monotonic();
+        let state = State { view: View::new(handles.retirement()), writer };
         let packs = Arc::new(Packs {
             buffers: Buffers::new(memory_bytes),
             capabilities,

@@ -12,7 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::{PackName, SessionId};
-use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, PackWriteError};
+use crate::format::larder::pack::{
+    MAX_LENGTH, MAX_PACK_BYTES, MAX_PACK_ENTRIES, MIN_LENGTH, PackClass, PackEntry, PackWriteError,
+};
 use crate::format::larder::segment::RecordKind;
 use crate::format::layout::Key;
 use crate::packs::view::{Contents, Place, View};
@@ -56,6 +58,11 @@ impl State {
         blob: &[u8],
         permit: Permit,
     ) -> Result<(Place, Vec<u32>)> {
+        let length = u32::try_from(blob.len()).ok();
+        if length.is_none_or(|length| !(MIN_LENGTH..=MAX_LENGTH).contains(&length)) {
+            let error = PackWriteError::Length { len: blob.len() };
+            return Err(Error::new(ErrorKind::InvalidInput, "store").on(Key::Chunk(digest)).because(error));
+        }
         let mut closed = Vec::new();
         let is_full = |builder: &PackBuilder| {
             builder.size_with(blob.len()) > packs.limit_bytes()
@@ -69,12 +76,9 @@ impl State {
             Some(number) => number,
             None => self.begin_pack(packs),
         };
+        // The pack is not full, and lacks the chunk.
         let failed = |error: PackWriteError| {
-            let kind = match error {
-                PackWriteError::Length { .. } => ErrorKind::InvalidInput,
-                PackWriteError::Duplicate | PackWriteError::Full => ErrorKind::Internal,
-            };
-            Error::new(kind, "store").on(Key::Chunk(digest)).because(error)
+            Error::new(ErrorKind::Internal, "store").on(Key::Chunk(digest)).because(error)
         };
         let (_, builder) =
             self.open_builder().ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;

@@ -11,6 +11,9 @@
 //! | new packs recorded | two copies, both right |
 //! | drop recorded | a dropped pack, which the next collection deletes |
 //!
+//! A put of a segment without an answer may be executed after the lock was released, when another process relies on the pack again. So a dropped
+//! pack is judged once more, by its directory, before a later collection deletes it, and until then reads find its copies.
+//!
 //! A pack is dropped only after each of its copies is dead or has another copy that is durable and recorded. Where listings lag, a dropped
 //! pack is deleted by a later collection: another process may have a view without the drop, and reads of its restores must find the pack.
 //!
@@ -26,6 +29,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::backend::{Cursor, Deleted, Removal};
 use crate::error::Result;
 use crate::format::Digest;
+use crate::format::larder::pack::PackEntry;
 use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::RecordKind;
@@ -138,9 +142,28 @@ impl PackedBackend {
         self.copies(digest, |name| !names.contains(name))
     }
 
-    /// The copies of a chunk in these packs.
+    /// The copies of a chunk in these packs, also retired ones.
     pub(crate) fn copies_within(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
-        self.copies(digest, |name| names.contains(name))
+        let state = self.packs.state();
+        let mut places = state.view.readable_places(digest);
+        places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| names.contains(&pack.name)));
+        places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
+    }
+
+    /// The copies in a pack that was dropped before, from its directory: segments may not name them any more. `None` if it is damaged.
+    ///
+    /// # Errors
+    /// Any failure to read the directory.
+    pub(crate) async fn copies_in_dropped(
+        &self,
+        name: PackName,
+        bytes: u64,
+    ) -> Result<Option<Vec<PackCopy>>> {
+        let Some(directory) = self.packs.read_directory(name, bytes).await? else { return Ok(None) };
+        let mut state = self.packs.state();
+        let number = state.view.number_of(name, directory.class(), bytes);
+        let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
+        Ok(Some(directory.entries().iter().map(copy).collect()))
     }
 
     /// The packs with a copy of a chunk, whatever its state.
@@ -198,7 +221,8 @@ impl PackedBackend {
         // Other handles read about the drop when they need to. Until then they rely on no copy in the packs, not even on those in use, since
         // a later collection may drop the other copies of them.
         packs.handles.retirement().retire_packs(names);
-        packs.state().writer.drops.extend(names);
+        // Only while the caller holds the lock: recorded by a later barrier, the drop could meet a process that relies on the packs.
+        let _pending = PendingDrops::new(packs, names);
         packs.record().await?;
         packs.inner.barrier().await
     }
@@ -207,6 +231,25 @@ impl PackedBackend {
     pub(crate) async fn delete_packs(&self, names: &[PackName]) -> Result<Vec<Result<Deleted>>> {
         let removals: Vec<_> = names.iter().map(|name| Removal::any(Key::Pack(*name))).collect();
         self.packs.inner.delete(&removals).await
+    }
+}
+
+/// Drops that the next segment records, unless this is dropped before.
+struct PendingDrops<'a> {
+    names: &'a BTreeSet<PackName>,
+    packs: &'a Packs,
+}
+
+impl<'a> PendingDrops<'a> {
+    fn new(packs: &'a Packs, names: &'a BTreeSet<PackName>) -> Self {
+        packs.state().writer.drops.extend(names);
+        Self { names, packs }
+    }
+}
+
+impl Drop for PendingDrops<'_> {
+    fn drop(&mut self) {
+        self.packs.state().writer.drops.retain(|name| !self.names.contains(name));
     }
 }
 

@@ -69,8 +69,13 @@ impl Retirement {
 
     /// Forgets single copies, and all packs but these.
     pub(super) fn keep_packs(&self, stays: impl Fn(&PackName) -> bool) {
+        // Decided without the lock: `stays` locks views, and writers take these locks in the other order.
+        let whole =
+            |(name, retired): (&PackName, &Retired)| matches!(retired, Retired::Pack).then_some(*name);
+        let mut kept: BTreeSet<_> = self.packs().iter().filter_map(whole).collect();
+        kept.retain(stays);
         let mut packs = self.packs();
-        packs.retain(|name, retired| matches!(retired, Retired::Pack) && stays(name));
+        packs.retain(|name, retired| matches!(retired, Retired::Pack) && kept.contains(name));
         self.is_used.store(!packs.is_empty(), Ordering::SeqCst);
     }
 

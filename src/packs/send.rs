@@ -26,47 +26,9 @@ impl Packs {
     /// Starts to store closed packs, each as a task of its own.
     pub(super) fn store_packs(self: &Arc<Self>, numbers: impl IntoIterator<Item = u32>) {
         for number in numbers {
-            let packs = Arc::clone(self);
-            self.runtime().spawn(Box::pin(async move { packs.store_pack(number).await }));
-        }
-    }
-
-    async fn store_pack(self: &Arc<Self>, number: u32) {
-        let (name, bytes) = {
-            let state = self.state();
-            let Some(info) = state.view.pack(number) else { return };
-            let Some(Contents::Closed(bytes)) = &info.contents else { return };
-            (info.name, bytes.clone())
-        };
-        let mut sending = Sending { is_over: false, number, packs: self };
-        // The same bytes under the same name, however often: a late request does no harm.
-        let stored = self.inner.put(&Key::Pack(name), bytes, PutMode::Replace).await;
-        sending.is_over = true;
-        let is_due = {
-            let now = self.runtime().monotonic();
-            let mut state = self.state();
-            // Released even if it failed, since puts wait for memory.
-            state.writer.permits.remove(&number);
-            match stored {
-                Ok(_) => {
-                    if let Some(info) = state.view.pack_mut(number) {
-                        info.contents = None;
-                        info.last_used = Some(self.runtime().now());
-                    }
-                }
-                Err(error) => {
-                    state.writer.unsent.insert(number);
-                    state.writer.failed = Some(error);
-                }
-            }
-            state.notify();
-            let ready = state.stored_unrecorded().len();
-            ready >= PACKS_IN_SEGMENT
-                || (ready > 0 && now.saturating_sub(state.writer.last_recorded) >= SEGMENT_TIME)
-        };
-        if is_due {
-            // A failure keeps the packs unrecorded, and the next barrier tries again.
-            let _ = self.record().await;
+            // Before the task: a runtime may drop it unpolled.
+            let sending = Sending { is_over: false, number, packs: Arc::clone(self) };
+            self.runtime().spawn(Box::pin(sending.store_pack()));
         }
     }
 
@@ -186,13 +148,52 @@ impl Packs {
 }
 
 /// A pack that is being stored. A barrier that waits for it learns of its end, whatever ends it.
-struct Sending<'a> {
+struct Sending {
     is_over: bool,
     number: u32,
-    packs: &'a Packs,
+    packs: Arc<Packs>,
 }
 
-impl Drop for Sending<'_> {
+impl Sending {
+    async fn store_pack(mut self) {
+        let (packs, number) = (Arc::clone(&self.packs), self.number);
+        let Some((name, bytes)) = packs.state().closed_pack(number) else {
+            self.is_over = true;
+            return;
+        };
+        // The same bytes under the same name, however often: a late request does no harm.
+        let stored = packs.inner.put(&Key::Pack(name), bytes, PutMode::Replace).await;
+        self.is_over = true;
+        let is_due = {
+            let now = packs.runtime().monotonic();
+            let mut state = packs.state();
+            // Released even if it failed, since puts wait for memory.
+            state.writer.permits.remove(&number);
+            match stored {
+                Ok(_) => {
+                    if let Some(info) = state.view.pack_mut(number) {
+                        info.contents = None;
+                        info.last_used = Some(packs.runtime().now());
+                    }
+                }
+                Err(error) => {
+                    state.writer.unsent.insert(number);
+                    state.writer.failed = Some(error);
+                }
+            }
+            state.notify();
+            let ready = state.stored_unrecorded().len();
+            ready >= PACKS_IN_SEGMENT
+                || (ready > 0 && now.saturating_sub(state.writer.last_recorded) >= SEGMENT_TIME)
+        };
+        if is_due {
+            // A failure keeps the packs unrecorded, and the next barrier tries again.
+            let _ = packs.record().await;
+        }
+    }
+}
+
+impl Drop for Sending {
     fn drop(&mut self) {
         if self.is_over {
             return;
@@ -231,6 +232,15 @@ impl State {
         self.view.settle(&HashSet::from([number]));
         if let Some(pack) = self.view.pack_mut(number) {
             (pack.is_listed, pack.is_recorded) = (false, false);
+        }
+    }
+
+    /// Name and bytes of a pack that is closed and not stored.
+    fn closed_pack(&self, number: u32) -> Option<(PackName, Bytes)> {
+        let info = self.view.pack(number)?;
+        match &info.contents {
+            Some(Contents::Closed(bytes)) => Some((info.name, bytes.clone())),
+            _ => None,
         }
     }
 

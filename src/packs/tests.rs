@@ -135,3 +135,27 @@ fn a_view_that_is_read_while_a_segment_is_stored_keeps_it() {
         }
     });
 }
+
+/// The put of a drop that got no answer may be executed after another process began to rely on the pack again.
+#[test]
+fn a_chunk_in_a_dropped_pack_is_read_as_long_as_the_pack_exists() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        packed.barrier().await.unwrap();
+        let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
+        let names = listed.entries().iter().filter_map(|entry| match entry {
+            crate::backend::ListEntry::Object(info) => match info.key {
+                Key::Pack(name) => Some(name),
+                _ => None,
+            },
+            _ => None,
+        });
+        packed.drop_packs(&names.collect()).await.unwrap();
+        for handle in [packed, open(&below, "b").await] {
+            assert_eq!(handle.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+            assert!(matches!(handle.touch(&[chunk(1)]).await.unwrap()[..], [Touched::Absent]));
+        }
+    });
+}

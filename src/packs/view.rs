@@ -187,6 +187,15 @@ impl View {
         places
     }
 
+    /// The copies that can be read: those that count, and then those in dropped packs. The drop of a pack whose put got no answer may take
+    /// effect after another process began to rely on the pack again.
+    pub(super) fn readable_places(&self, digest: &Digest) -> Vec<Place> {
+        let mut places = self.all_places(digest);
+        places.retain(|place| !self.excluded.contains(&place.key()));
+        places.sort_by_key(|place| !self.counts(place));
+        places
+    }
+
     /// The copies that a writer may rely on.
     pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.places(digest);

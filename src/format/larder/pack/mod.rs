@@ -93,10 +93,12 @@ pub(crate) const MIN_PACK_BYTES: u32 =
     HEADER_BYTES + ENTRY_HEADER_BYTES + MIN_LENGTH + DIRECTORY_ENTRY_BYTES + TRAILER_BYTES;
 
 const VERSION: u16 = 1;
+/// Minimum bytes of a stored chunk.
 #[expect(clippy::cast_possible_truncation, reason = "it is 12")]
-const MIN_LENGTH: u32 = MIN_BLOB_BYTES as u32;
+pub(crate) const MIN_LENGTH: u32 = MIN_BLOB_BYTES as u32;
+/// Maximum bytes of a stored chunk.
 #[expect(clippy::cast_possible_truncation, reason = "it is 44 more than 16 MiB")]
-const MAX_LENGTH: u32 = MAX_ENCODED_CHUNK_BYTES as u32;
+pub(crate) const MAX_LENGTH: u32 = MAX_ENCODED_CHUNK_BYTES as u32;
 
 /// Kind of the chunks of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
