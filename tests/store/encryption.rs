@@ -14,7 +14,7 @@ use larder::store::{
 use larder::verify::{self, ObjectFault, Repair, VerifyOptions, VerifyReport};
 use larder_testing::keys::id_key;
 use larder_testing::noise;
-use larder_testing::places::{everywhere, everywhere_loose};
+use larder_testing::places::everywhere;
 
 const CHUNK: usize = 8 << 10;
 
@@ -357,7 +357,7 @@ const DAMAGE: [Damage; 7] = [
 /// Proves H101.
 #[test]
 fn a_changed_chunk_never_reaches_the_target_and_the_next_backup_heals_it() {
-    everywhere_loose(|place| {
+    everywhere(|place| {
         Box::pin(async move {
             let (store, data, ours) = (place.store().await, data(), key(1));
             let snapshot = back_up(&store, "host/a", Mode::Encrypt(&ours), &data).await;
@@ -365,11 +365,14 @@ fn a_changed_chunk_never_reaches_the_target_and_the_next_backup_heals_it() {
             // Two chunks of noise: the first, and one behind the hole.
             let (first, other) = (place.read(&paths[0]).await.unwrap(), place.read(&paths[5]).await.unwrap());
             for (change, wanted) in DAMAGE {
-                place.write(&paths[5], change(&other, &first)).await;
+                let changed = change(&other, &first);
+                // In a pack, zeros fill the place of a longer chunk.
+                let fits = !place.is_packed() || changed.len() == other.len();
+                place.write(&paths[5], changed).await;
                 let (bytes, result) = restored(&snapshot, "d.img").await;
                 let error = result.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Corrupt, "{wanted}");
-                assert!(text(&error).contains(wanted), "{wanted}: {}", text(&error));
+                assert!(!fits || text(&error).contains(wanted), "{wanted}: {}", text(&error));
                 assert!(bytes.len() <= 5 * CHUNK && bytes[..] == data[..bytes.len()], "{wanted}");
 
                 back_up(&store, "host/a", Mode::Encrypt(&ours), &data).await;

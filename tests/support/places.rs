@@ -122,6 +122,11 @@ impl Place {
         Datastore::open(self.last(), Options::default()).await.unwrap()
     }
 
+    /// The last store as it is after a removal of a chunk, past the rules of the store: a handle of a packed one does not see that.
+    pub async fn opened_after(&self, store: Datastore) -> Datastore {
+        if self.is_packed { self.opened().await } else { store }
+    }
+
     /// The backend of the last store.
     fn last(&self) -> Arc<dyn Backend> {
         Arc::clone(self.made.lock().unwrap().last().unwrap())

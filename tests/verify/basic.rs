@@ -197,7 +197,7 @@ fn every_mode_finds_a_sound_store_sound() {
 
 #[test]
 fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
-    everywhere_loose(|place| {
+    everywhere(|place| {
         Box::pin(async move {
             let store = place.store().await;
             let one = back_up(&store, "vm/1", &[1, 2, 3]).await.name().clone();
@@ -207,6 +207,7 @@ fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
             place.write(&chunk(2), flipped(&bad)).await;
             place.remove(&chunk(3)).await;
             place.write(&chunk(4), Bytes::new()).await;
+            let store = place.opened_after(store).await;
             let report = run(&store, VerifyOptions::default()).await;
             assert!(!report.is_clean());
             assert_eq!(report.incomplete, None);
@@ -227,7 +228,8 @@ fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
             }
             // The quarantined copy has the bytes of the damaged object.
             assert_eq!(place.read(&format!("{}.0.bad", chunk(2))).await.unwrap(), flipped(&bad));
-            assert_eq!(place.read(&format!("{}.0.bad", chunk(4))).await.unwrap(), "");
+            let empty = place.read(&format!("{}.0.bad", chunk(4))).await.unwrap();
+            assert!(empty.is_empty() || place.is_packed() && empty.iter().all(|byte| *byte == 0));
             assert_eq!(place.read(&chunk(2)).await, None);
             // H22, H23: the next backup of the same data stores it, by this opening or another.
             back_up(&store, "vm/1", &[1, 2, 3]).await;
