@@ -5,7 +5,9 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::BackupTime;
 use larder::format::upid::Upid;
-use larder::gc::{self, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, SafetyLimit, Sizes};
+use larder::gc::{
+    self, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, PackPlan, PackTally, SafetyLimit, Sizes,
+};
 use serde_json::{Value, json};
 
 use crate::cli::{self, Access, Outcome, input, signals};
@@ -18,6 +20,9 @@ gc                     remove chunks that nothing uses
   --listing-lag SECS   in a bucket: how long a listing may not show what was stored; default: an hour
   --one-sighting       in a bucket: remove them when they are seen for the first time
   --only-process       in a bucket: no other process uses the store
+  --max-unused PERCENT in a packed store: unused bytes above which packs are rewritten; default: 5
+  --max-repack-mib MIB in a packed store: at most this much is copied; default: no limit
+  --keep-packs-days N  in a packed store: younger packs stay; default: 0
   --confirm            go on though more would go than is usual
   --unused-sizes       look at the sizes of unused chunks only, which is faster; what status shows is not brought up to date";
 
@@ -37,6 +42,15 @@ impl Command for Gc {
             "--listing-lag" => {
                 self.options = options.listing_lag(Duration::from_secs(cli::parsed(option, parser)?));
             }
+            "--keep-packs-days" => {
+                let days: u32 = cli::parsed(option, parser)?;
+                self.options = options.keep_packs(Duration::from_hours(24) * days);
+            }
+            "--max-repack-mib" => {
+                let mebibytes: u32 = cli::parsed(option, parser)?;
+                self.options = options.max_repack_bytes(u64::from(mebibytes) << 20);
+            }
+            "--max-unused" => self.options = options.max_unused(cli::parsed(option, parser)?),
             "--one-sighting" => self.options = options.consistent_listings(),
             "--only-process" => self.options = options.only_process(),
             "--unused-sizes" => {
@@ -133,6 +147,7 @@ impl Gc {
         output.say(format!("garbage: {}", text(garbage)));
         let why = if waiting.chunks > 0 { "; unused, but too young or seen for the first time" } else { "" };
         output.say(format!("waiting: {}{why}", text(waiting)));
+        tell_packs(summary.packs.as_ref(), output);
         if aside.chunks > 0 {
             let (all, go) = (text(aside), quarantined_garbage.chunks);
             output.say(format!("put aside as corrupt: {all}; {go} of them can go"));
@@ -221,6 +236,28 @@ impl Gc {
         });
         output.set("report", report);
     }
+}
+
+/// What becomes of the packs of a packed store.
+pub(crate) fn tell_packs(packs: Option<&PackPlan>, output: &mut Output) {
+    let Some(packs) = packs else { return };
+    output.say(format!("packs:   {packs}"));
+    let tally = |tally: PackTally| json!({ "packs": tally.packs, "bytes": tally.bytes });
+    output.set(
+        "packs",
+        json!({
+            "all": tally(packs.packs),
+            "unused_bytes": packs.unused_bytes,
+            "delete": tally(packs.delete),
+            "repack": tally(packs.repack),
+            "merge": tally(packs.merge),
+            "waiting": tally(packs.waiting),
+            "copied_bytes": packs.copied_bytes,
+            "puts": packs.puts,
+            "gets": packs.gets,
+            "segments": packs.segments,
+        }),
+    );
 }
 
 /// The task that PBS, and status, will see.

@@ -10,6 +10,7 @@ mod gc;
 mod output;
 mod progress;
 mod prune;
+mod rebuild;
 mod relocate;
 mod status;
 mod sync;
@@ -53,6 +54,8 @@ fn usage() -> String {
 
 {}
 
+{}
+
 with all of them:
 {}
   --dry-run            say what would be done, and do nothing
@@ -67,6 +70,7 @@ SIGINT or SIGTERM ended it.",
         sync::USAGE,
         relocate::USAGE,
         adopt::USAGE,
+        rebuild::USAGE,
         chown::USAGE,
         cli::STORE_USAGE,
         cli::JSON_USAGE,
@@ -267,6 +271,7 @@ fn by_name(name: &str) -> Outcome<Box<dyn Command>> {
         "gc" => Box::new(gc::Gc::default()),
         "move" => Box::new(relocate::Relocate::r#move()),
         "prune" => Box::new(prune::Prune::default()),
+        "rebuild-index" => Box::new(rebuild::Rebuild),
         "status" => Box::new(status::Status::default()),
         "sync" => Box::new(sync::Sync::default()),
         "verify" => Box::new(verify::Verify::default()),

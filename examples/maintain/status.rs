@@ -4,11 +4,12 @@ use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::BackupTime;
 use larder::format::status::GcStatus;
 use larder::format::upid::Upid;
-use larder::gc::{self, GcOptions};
+use larder::gc::{self, GcOptions, PackPlan};
 use larder::store::SnapshotState;
 use serde_json::{Value, json};
 
 use crate::cli::{Access, Outcome, input};
+use crate::gc::tell_packs;
 use crate::output::{Output, bytes, count};
 use crate::{Asked, Command, Ending, LAST_RUN, Place};
 
@@ -67,7 +68,9 @@ impl Status {
         }
         let last = at.store.gc_status().await?;
         if self.fresh {
-            tell_amounts(&self.fresh_amounts(at).await?, "now", output);
+            let (amounts, packs) = self.fresh_amounts(at).await?;
+            tell_amounts(&amounts, "now", output);
+            tell_packs(packs.as_ref(), output);
         } else if let Some(last) = &last {
             let amounts =
                 Amounts { chunks: last.disk_chunks, logical: last.index_data_bytes, stored: last.disk_bytes };
@@ -80,7 +83,7 @@ impl Status {
         tell_groups(at, output).await
     }
 
-    async fn fresh_amounts(&self, at: &Place<'_>) -> Outcome<Amounts> {
+    async fn fresh_amounts(&self, at: &Place<'_>) -> Outcome<(Amounts, Option<PackPlan>)> {
         at.bar.begin("reading indexes", None);
         let mut options = GcOptions::default().observer(at.bar.clone());
         if self.only_process {
@@ -89,7 +92,9 @@ impl Status {
         let plan = gc::plan(at.store, options).await?;
         at.bar.end();
         let in_use = plan.summary().in_use;
-        Ok(Amounts { chunks: in_use.chunks, logical: plan.summary().archive_bytes, stored: in_use.bytes })
+        let amounts =
+            Amounts { chunks: in_use.chunks, logical: plan.summary().archive_bytes, stored: in_use.bytes };
+        Ok((amounts, plan.summary().packs))
     }
 }
 

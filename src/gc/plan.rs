@@ -19,7 +19,7 @@ use crate::gc::options::GcOptions;
 use crate::gc::pack_plan;
 use crate::gc::pack_plan::Actions;
 use crate::gc::progress::Progress;
-use crate::gc::report::GcSummary;
+use crate::gc::report::{GcSummary, PackPlan};
 use crate::gc::scan::Counting;
 use crate::gc::walk::NAMED;
 use crate::packs::reclaim::ListedPack;
@@ -95,7 +95,8 @@ pub(super) async fn make(store: &Datastore, options: GcOptions, held: Held, time
     };
     let damage = DamageSearch { options: &options, store }.find(&missing).await?;
     let mut summary = summary(&marked, &census, &damage);
-    summary.packs = store.inner().packs().map(|_| actions.plan);
+    summary.packs =
+        store.inner().packs().map(|packs| PackPlan { segments: packs.segments(), ..actions.plan });
     Ok(GcPlan {
         actions,
         begin,

@@ -64,6 +64,8 @@ pub struct PackPlan {
     pub puts: u64,
     /// Packs that would be rewritten without their unused chunks.
     pub repack: PackTally,
+    /// Number of segments of the index.
+    pub segments: u64,
     /// Bytes of packs that no chunk in use takes up.
     pub unused_bytes: u64,
     /// Packs that stay for now, whatever they contain: too young, not recorded, or just dropped.

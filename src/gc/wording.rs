@@ -26,7 +26,8 @@ impl fmt::Display for PackTally {
 /// One line: the packs, and those that would be deleted, rewritten and merged.
 impl fmt::Display for PackPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {} unused", self.packs, Size(self.unused_bytes))?;
+        let segments = Count(self.segments, "segment");
+        write!(f, "{}, {} unused, {segments}", self.packs, Size(self.unused_bytes))?;
         for (tally, action) in [(self.delete, "delete"), (self.repack, "rewrite"), (self.merge, "merge")] {
             if tally.packs > 0 {
                 write!(f, "; {action} {tally}")?;

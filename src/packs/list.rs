@@ -44,17 +44,7 @@ impl Packs {
     pub(super) async fn begin_listing(self: &Arc<Self>) -> Result<Cursor> {
         self.refresh_if_stale().await?;
         let listing = Arc::new(self.list_packs().await?);
-        {
-            let mut state = self.state();
-            for number in state.view.numbers() {
-                let is_own = state.writer.unrecorded.contains_key(&number);
-                let Some(info) = state.view.pack_mut(number) else { continue };
-                let found = listing.packs.get(&info.name);
-                info.last_used = found.map(|(_, last_used)| *last_used).or(info.last_used);
-                info.is_listed = found.is_some() || is_own || info.contents.is_some();
-                info.stored_bytes = found.map(|(bytes, _)| *bytes);
-            }
-        }
+        self.note_listing(&listing);
         let mut listings = self.listings();
         listings.last += 1;
         let number = listings.last;
@@ -63,6 +53,19 @@ impl Packs {
             listings.recent.pop_front();
         }
         Ok(Cursor::new(format!("{number}:")))
+    }
+
+    /// Notes which packs exist.
+    pub(super) fn note_listing(&self, listing: &PackListing) {
+        let mut state = self.state();
+        for number in state.view.numbers() {
+            let is_own = state.writer.unrecorded.contains_key(&number);
+            let Some(info) = state.view.pack_mut(number) else { continue };
+            let found = listing.packs.get(&info.name);
+            info.last_used = found.map(|(_, last_used)| *last_used).or(info.last_used);
+            info.is_listed = found.is_some() || is_own || info.contents.is_some();
+            info.stored_bytes = found.map(|(bytes, _)| *bytes);
+        }
     }
 
     /// Lists all packs.

@@ -60,6 +60,7 @@ mod lookup;
 mod options;
 mod put;
 mod read;
+pub(crate) mod rebuild;
 pub(crate) mod reclaim;
 mod refresh;
 mod registry;

@@ -20,7 +20,7 @@
 //! An *orphan* is a pack that no segment names, of a writer that ended without recording it. It is adopted: its directory is read, and
 //! its chunks are judged like all others. Without a valid directory, the whole pack is read for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -87,6 +87,11 @@ impl PackedBackend {
     /// `Corrupt` then.
     pub(crate) fn check_segments(&self) -> Result<()> {
         self.packs.state().view.damage().map_or(Ok(()), |damage| Err(damage.clone()))
+    }
+
+    /// Number of segments that the view has.
+    pub(crate) fn segments(&self) -> u64 {
+        self.packs.state().view.segments().len() as u64
     }
 
     /// Makes the chunks of orphans known that are old enough.
@@ -306,16 +311,18 @@ impl From<PackDirectory> for Salvaged {
 impl State {
     /// Makes the chunks of a pack known, and records them with the next segment.
     pub(super) fn adopt(&mut self, orphan: Salvaged) {
-        let Salvaged { bytes, class, entries, name } = orphan;
+        let Salvaged { bytes, class, mut entries, name } = orphan;
         if entries.is_empty() {
             self.view.drop_pack(name);
             self.writer.drops.insert(name);
             return;
         }
+        // Damage may show one twice, and a segment has one place of a chunk in a pack.
+        let mut seen = HashSet::new();
+        entries.retain(|entry| seen.insert(entry.digest));
         let number = self.view.number_of(name, class, bytes.into());
         if let Some(pack) = self.view.pack_mut(number) {
-            pack.is_recorded = true;
-            pack.bytes = bytes.into();
+            (pack.bytes, pack.is_listed, pack.is_recorded) = (bytes.into(), true, true);
         }
         for entry in &entries {
             self.view.add_recent(entry.digest, Place::of(number, entry));
@@ -324,7 +331,7 @@ impl State {
     }
 
     /// Packs that this handle has yet to store or record, adopted ones apart.
-    fn unrecorded(&self) -> Vec<PackName> {
+    pub(super) fn unrecorded(&self) -> Vec<PackName> {
         let numbers = self.view.numbers();
         let packs = numbers.filter_map(|number| Some((number, self.view.pack(number)?)));
         let is_ours = |(number, pack): &(u32, &PackInfo)| {

@@ -106,6 +106,8 @@ impl Packs {
                 ReadSegment::Good(segment) => read.push(segment),
             }
         }
+        // A damaged one may be what said that packs were dropped. Writers rely on none that is gone.
+        let packs = if unreadable.is_empty() { None } else { Some(self.list_packs().await?) };
         let mut state = self.state();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
         let keeps_own = lags && self.was_exclusive();
@@ -125,6 +127,9 @@ impl Packs {
         }
         state.view.set_unreadable(unreadable);
         drop(state);
+        if let Some(packs) = packs {
+            self.note_listing(&packs);
+        }
         self.note_refreshed(begun);
         Ok(())
     }

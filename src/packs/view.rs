@@ -176,6 +176,11 @@ impl View {
         self.unreadable.values().next()
     }
 
+    /// The paths of damaged segments.
+    pub(super) fn unreadable(&self) -> impl Iterator<Item = &str> {
+        self.unreadable.keys().map(String::as_str)
+    }
+
     pub(super) fn set_unreadable(&mut self, unreadable: BTreeMap<String, Error>) {
         self.unreadable = unreadable;
     }

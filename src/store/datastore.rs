@@ -11,6 +11,7 @@ use crate::store::backup::builder::BackupBuilder;
 use crate::store::catalog::delete::Deletion;
 use crate::store::catalog::list::SnapshotInfo;
 use crate::store::catalog::metadata::Protection;
+use crate::store::index_rebuild::IndexRebuildPlan;
 use crate::store::lifecycle::Destruction;
 use crate::store::options::Options;
 use crate::store::relocate::Relocation;
@@ -284,6 +285,18 @@ impl Datastore {
     /// Any failure to read the object.
     pub async fn gc_status(&self) -> Result<Option<GcStatus>> {
         self.inner.metadata().gc_status().await
+    }
+
+    /// Plans to make the index of a packed store anew: it finds packs that the index does not name, packs that do not exist, and damaged
+    /// segments. Changes nothing but locks.
+    ///
+    /// # Errors
+    /// `Unsupported` if the store has no packs; `Busy` if another process uses the store; any failure to read the index and to list packs.
+    ///
+    /// # Cancel safety
+    /// A dropped future releases all locks.
+    pub async fn plan_index_rebuild(&self) -> Result<IndexRebuildPlan> {
+        IndexRebuildPlan::make(self).await
     }
 
     /// Deletes a snapshot. With the last snapshot of a group its owner and its notes go too, unless the group is in use.

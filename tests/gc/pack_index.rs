@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use larder::backend::{Backend, ListEntry, ListQuery, MemoryBackend, PutMode};
+use larder::backend::{Backend, ListEntry, ListQuery, MemoryBackend, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
 use larder::gc;
@@ -226,5 +226,144 @@ fn a_handle_learns_of_a_collection_with_one_listing() {
         scene.watched.unwatch();
         check(&backup.finish().await.unwrap().snapshot).await.unwrap();
         assert!(listings.load(Ordering::SeqCst) <= 2, "{listings:?}");
+    });
+}
+
+/// Flips a bit, cuts the end off, or removes an object.
+async fn hurt(scene: &Scene, key: &Key, how: &str) {
+    let mut bytes = scene.memory.get(key, u64::MAX).await.unwrap().bytes.to_vec();
+    let length = bytes.len();
+    match how {
+        "flip" => bytes[length - 20] ^= 1,
+        "cut" => bytes.truncate(length - 70),
+        _ => {
+            scene.memory.delete(&[Removal::any(key.clone())]).await.unwrap().remove(0).unwrap();
+            return;
+        }
+    }
+    scene.memory.put(key, bytes.into(), PutMode::Replace).await.unwrap();
+}
+
+#[test]
+fn an_index_that_was_lost_is_made_anew_from_the_packs() {
+    in_both(async |scene| {
+        for (number, name) in ["host/a", "host/b", "host/c"].into_iter().enumerate() {
+            let first = 10 * number as u64;
+            back_up_as(&scene.store, name, &[first, first + 1, first + 2]).await;
+        }
+        let packs: Vec<_> = scene.packs().await.into_keys().collect();
+        // The directory of one pack is damaged, and the one of another is gone.
+        hurt(&scene, &packs[0], "flip").await;
+        hurt(&scene, &packs[1], "cut").await;
+        for segment in segments(&scene).await {
+            hurt(&scene, &segment, "remove").await;
+        }
+        let store = scene.opened_as_new().await;
+        assert_eq!(scene.chunks().await.len(), 0);
+        let mut plan = store.plan_index_rebuild().await.unwrap();
+        let summary = plan.summary().clone();
+        assert_eq!((summary.packs, summary.unnamed, summary.missing), (3, 3, 0));
+        assert!(summary.to_string().starts_with("3 packs of 3 not in the index"), "{summary}");
+        assert_eq!(segments(&scene).await.len(), 0);
+        let report = plan.execute().await.unwrap();
+        assert_eq!((report.chunks, report.packs, report.scanned), (9, 3, 2), "{report}");
+        assert!(report.unreadable.is_empty());
+        drop(plan);
+        assert_eq!(check_all(&store).await, 3);
+        let store = scene.opened_as_new().await;
+        assert_eq!(check_all(&store).await, 3);
+        assert_eq!(store.plan_index_rebuild().await.unwrap().summary().unnamed, 0);
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 0);
+        assert_eq!(check_all(&scene.opened_as_new().await).await, 3);
+    });
+}
+
+#[test]
+fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
+    in_both(async |scene| {
+        back_up_as(&scene.store, "host/a", &[1, 2]).await;
+        leave(&scene.store, &[3, 4]).await;
+        let before = segments(&scene).await;
+        // Half a plan: the drop is recorded and the pack deleted, and the index is as long as before.
+        scene.faults.add(
+            Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full))
+                .keys(|key| matches!(key, Key::Segment(_)))
+                .nth(2),
+        );
+        collected(&scene.store, at_once()).await;
+        scene.faults.clear();
+        assert_eq!(scene.packs().await.len(), 1);
+        let drops: Vec<_> = segments(&scene).await.difference(&before).cloned().collect();
+        assert_eq!(drops.len(), 1);
+        hurt(&scene, &drops[0], "flip").await;
+        let store = scene.opened_as_new().await;
+        assert_eq!(gc::plan(&store, at_once()).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        // The pack of these chunks is gone, and nobody knows that it was dropped.
+        let made = back_up(&store, "host/b", &[2, 3]).await.unwrap();
+        check(&made).await.unwrap();
+        drop(made);
+        let mut plan = store.plan_index_rebuild().await.unwrap();
+        let summary = plan.summary().clone();
+        assert_eq!((summary.damaged.len(), summary.missing, summary.unnamed), (1, 1, 0), "{summary}");
+        plan.execute().await.unwrap();
+        drop(plan);
+        assert!(!segments(&scene).await.contains(&drops[0]));
+        let store = scene.opened_as_new().await;
+        let made = back_up(&store, "host/c", &[3, 4]).await.unwrap();
+        check(&made).await.unwrap();
+        drop(made);
+        collected(&store, at_once()).await;
+        assert_eq!(scene.chunks().await, digests([1, 2, 3, 4]));
+        assert_eq!(check_all(&scene.opened_as_new().await).await, 3);
+    });
+}
+
+#[test]
+fn after_a_crash_at_any_step_of_a_rebuild_another_one_continues() {
+    for is_bucket in KINDS {
+        let mut step = 1;
+        loop {
+            let _on_failure = OnFailure(format!("bucket {is_bucket}, step {step}"));
+            let sim = SimRuntime::new(step);
+            let died = sim.block_on(async {
+                let scene = scene(&sim, is_bucket).await;
+                for (number, name) in ["host/a", "host/b"].into_iter().enumerate() {
+                    back_up_as(&scene.store, name, &[number as u64]).await;
+                }
+                let all = segments(&scene).await;
+                hurt(&scene, all.first().unwrap(), "flip").await;
+                hurt(&scene, all.last().unwrap(), "remove").await;
+                let store = scene.opened_as_new().await;
+                let mut plan = store.plan_index_rebuild().await.unwrap();
+                scene.faults.crash_at(scene.faults.steps() + step);
+                let _ = plan.execute().await;
+                let died = scene.faults.has_crashed();
+                drop((plan, store));
+                let memory: Arc<dyn Backend> = Arc::<MemoryBackend>::clone(&scene.memory);
+                let scene = Scene { watched: Watched::of_kind(memory, is_bucket), ..scene };
+                let store = scene.opened_as_new().await;
+                store.plan_index_rebuild().await.unwrap().execute().await.unwrap();
+                assert_eq!(check_all(&store).await, 2);
+                let store = scene.opened_as_new().await;
+                assert_eq!(collected(&store, at_once()).await.removed.chunks, 0);
+                assert_eq!(check_all(&store).await, 2);
+                died
+            });
+            if !died {
+                break;
+            }
+            step += 1;
+        }
+        assert!(step > 2, "{step} steps");
+    }
+}
+
+#[test]
+fn a_store_without_packs_has_no_index_to_rebuild() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let store = larder_testing::gc_scene::created(&backend).await;
+        assert_eq!(store.plan_index_rebuild().await.unwrap_err().kind(), ErrorKind::Unsupported);
     });
 }
