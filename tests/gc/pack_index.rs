@@ -40,6 +40,7 @@ async fn fragmented(scene: &Scene) {
     assert!(segments(scene).await.len() > 32);
 }
 
+/// Proves H202.
 #[test]
 fn many_segments_are_merged_and_every_handle_and_process_sees_the_same() {
     in_both(async |scene| {
@@ -79,6 +80,7 @@ fn a_segment_with_a_quarter_of_dead_records_is_written_again() {
     });
 }
 
+/// Proves H202.
 #[test]
 fn where_listings_lag_segments_are_merged_and_deleted_after_the_grace_time() {
     let sim = SimRuntime::new(1);
@@ -133,6 +135,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
     died
 }
 
+/// Proves H202.
 #[test]
 fn after_a_crash_at_any_step_of_a_merge_every_view_is_the_same() {
     for is_bucket in KINDS {
@@ -150,6 +153,8 @@ fn after_a_crash_at_any_step_of_a_merge_every_view_is_the_same() {
 }
 
 /// A handle that adopted an orphan in a plan does not record it after another one dropped it, and the drop was forgotten.
+///
+/// Proves H202.
 #[test]
 fn an_orphan_that_two_handles_adopted_is_not_recorded_after_it_was_dropped() {
     for is_other_process in [false, true] {
@@ -244,6 +249,7 @@ async fn hurt(scene: &Scene, key: &Key, how: &str) {
     scene.memory.put(key, bytes.into(), PutMode::Replace).await.unwrap();
 }
 
+/// Proves H203.
 #[test]
 fn an_index_that_was_lost_is_made_anew_from_the_packs() {
     in_both(async |scene| {
@@ -278,6 +284,7 @@ fn an_index_that_was_lost_is_made_anew_from_the_packs() {
     });
 }
 
+/// Proves H203.
 #[test]
 fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
     in_both(async |scene| {
@@ -318,6 +325,7 @@ fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
     });
 }
 
+/// Proves H203.
 #[test]
 fn after_a_crash_at_any_step_of_a_rebuild_another_one_continues() {
     for is_bucket in KINDS {

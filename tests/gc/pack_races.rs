@@ -114,16 +114,19 @@ async fn opened(scene: &Scene) -> Datastore {
     Datastore::open(backend, Options::default()).await.unwrap()
 }
 
+/// Proves H200.
 #[test]
 fn a_backup_of_another_handle_at_any_step_of_an_execution_keeps_its_chunks() {
     beside_executions(backs_up, false, 2);
 }
 
+/// Proves H200.
 #[test]
 fn a_backup_of_a_handle_that_is_opened_at_any_step_of_an_execution_keeps_its_chunks() {
     beside_executions(backs_up, true, 2);
 }
 
+/// Proves H201.
 #[test]
 fn a_restore_at_any_step_of_an_execution_reads_everything() {
     beside_executions(restores, false, 1);
@@ -161,6 +164,7 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize) -> us
     steps.load(Ordering::SeqCst)
 }
 
+/// Proves H200.
 #[test]
 fn a_collection_of_packs_at_any_step_of_a_backup_removes_none_of_its_chunks() {
     let run = |is_bucket, plan_at, execute_at, seed| {
@@ -189,6 +193,8 @@ fn a_collection_of_packs_at_any_step_of_a_backup_removes_none_of_its_chunks() {
 }
 
 /// A handle that is not used between two collections.
+///
+/// Proves H200.
 #[test]
 fn a_handle_that_slept_through_two_collections_relies_on_no_pack_that_they_dropped() {
     for is_bucket in KINDS {
@@ -243,6 +249,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
     died
 }
 
+/// Proves H201.
 #[test]
 fn after_a_crash_at_any_step_of_an_execution_everything_is_whole_and_the_rest_is_collected() {
     for is_bucket in KINDS {
@@ -260,6 +267,8 @@ fn after_a_crash_at_any_step_of_an_execution_everything_is_whole_and_the_rest_is
 }
 
 /// Between the drop and the first deletion, another program would see the packs.
+///
+/// Proves H201.
 #[test]
 fn packs_are_deleted_only_after_their_drop_is_recorded() {
     let sim = SimRuntime::new(1);

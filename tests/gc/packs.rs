@@ -342,6 +342,7 @@ fn copies_that_a_failed_collection_retired_are_used_again_after_the_next_plan() 
     });
 }
 
+/// Proves H204.
 #[test]
 fn a_pack_with_the_only_copy_of_a_damaged_chunk_stays_and_the_next_backup_heals_it() {
     in_both(async |scene| {
@@ -413,6 +414,7 @@ fn the_safety_limit_holds_for_chunks_in_packs() {
     });
 }
 
+/// Proves H201.
 #[test]
 fn where_listings_lag_a_dropped_pack_is_deleted_by_a_later_collection_after_the_grace_time() {
     let sim = SimRuntime::new(1);
