@@ -34,10 +34,7 @@ const FAULTS: [(Action, bool, bool); 6] = [
 ];
 
 fn rule(action: Action, all: bool) -> Rule {
-    match all {
-        true => Rule::on_any(action),
-        false => Rule::on(Method::Put, action).or(Method::Copy).or(Method::Delete),
-    }
+    if all { Rule::on_any(action) } else { Rule::on(Method::Put, action).or(Method::Copy).or(Method::Delete) }
 }
 
 /// Removes everything unreferenced, and rewrites each pack with something unused in it.

@@ -147,6 +147,7 @@ struct Restored(Mutex<Entries>);
 type Done = std::result::Result<Vec<TreeFinding>, TargetError>;
 
 impl Restored {
+    #[expect(clippy::unnecessary_wraps, reason = "the methods of a target return it")]
     fn make(&self, path: &[u8], made: Made) -> Done {
         let path = String::from_utf8(path.to_vec()).unwrap();
         assert!(self.0.lock().unwrap().insert(path, made).is_none());
