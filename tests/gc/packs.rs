@@ -201,7 +201,8 @@ fn small_packs_are_merged_once_they_fill_a_pack() {
         assert_eq!((packs.merge.packs, packs.puts), (9, 2));
         let report = collected(&scene.store, at_once()).await;
         assert_eq!((report.removed.chunks, report.packs.packs), (0, 9));
-        assert_eq!(scene.packs().await.len(), 2);
+        // A pack may be a little longer than its target.
+        assert!(scene.packs().await.len() <= 2);
         assert_eq!(scene.chunks().await, digests(0..9));
         assert_eq!(collected(&scene.store, at_once()).await.packs.packs, 0);
         assert_eq!(check_all(&scene.opened_as_new().await).await, 9);
