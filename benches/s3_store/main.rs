@@ -17,6 +17,7 @@
 //! | `open` | a new process that opens a store of a million chunks, with and without records of all of them |
 //! | `packs` | backup and restore of a loose and of a packed store with chunks of 4 MiB and of 64 KiB: requests for a GiB, and the time beside plain puts and gets of bodies of 32 MiB; a random read |
 //! | `packs_gc` | garbage collection of a packed store of 1 TiB in chunks of 4 MiB, 5 % of them garbage: listings and deletions |
+//! | `packs_open` | a new process that opens a packed store of 10 million chunks, with and without local state |
 //!
 //! | option | |
 //! |---|---|
@@ -69,7 +70,7 @@ struct Plan {
 
 type Scenario = (&'static str, fn(&Plan, &mut Report) -> Outcome<()>);
 
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     ("transfer", transfer::run),
     ("small", transfer::run_small),
     ("again", again::run),
@@ -80,6 +81,7 @@ const SCENARIOS: [Scenario; 10] = [
     ("gc", gc::run),
     ("packs", packs::run),
     ("packs_gc", packs::run_gc),
+    ("packs_open", packs::run_open),
 ];
 
 fn main() -> ExitCode {

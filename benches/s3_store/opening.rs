@@ -61,15 +61,15 @@ fn data() -> Vec<u8> {
 }
 
 /// What a child did after it began a backup.
-struct Done {
+pub(crate) struct Done {
     /// Requests about chunks.
     chunks: u64,
-    mib: f64,
-    requests: String,
+    pub(crate) mib: f64,
+    pub(crate) requests: String,
 }
 
 /// Has another process open the store and back up what is there already.
-fn child_run(
+pub(crate) fn child_run(
     server: &mut Server,
     found: &Path,
     local: Option<&PathBuf>,

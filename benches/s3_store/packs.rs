@@ -15,6 +15,7 @@ use larder::internal::packs::segment;
 use crate::data::{CHUNK, back_up, copy_out, newest, opened, random, speed, timed};
 use crate::far::{Form, Requests, STORE, Server};
 use crate::report::{Report, Target};
+use crate::server::bucket::filler;
 use crate::{Outcome, Plan};
 
 const SMALL: usize = 64 << 10;
@@ -28,8 +29,8 @@ const MIB: usize = 1 << 20;
 const CHUNKS: u64 = 1 << 18;
 const IN_PACK: u64 = 8;
 const GARBAGE: u64 = 20;
-/// Records in a segment.
-const IN_SEGMENT: u64 = 1 << 14;
+/// Number of chunks of a store that is opened.
+const MANY: u64 = 10_000_000;
 
 /// Goals for one size of chunks.
 struct Goals {
@@ -166,7 +167,8 @@ pub(crate) fn run_gc(_: &Plan, report: &mut Report) -> Outcome<()> {
             Key::Enclosed(Box::new(snapshot))
         })
         .await?;
-        put_segments(backend.as_ref(), CHUNKS).await
+        let layout = Layout { in_pack: IN_PACK, in_segment: 1 << 14, length: CHUNK - MIB / 64 };
+        layout.put_segments(backend.as_ref(), CHUNKS).await
     })?;
     let packs: Vec<_> = (0..CHUNKS / IN_PACK).map(pack_path).collect::<Option<_>>().ok_or("no path")?;
     server.fill_packs(&packs, PACK)?;
@@ -193,21 +195,58 @@ pub(crate) fn run_gc(_: &Plan, report: &mut Report) -> Outcome<()> {
     })
 }
 
-/// Segments with the records of so many chunks of [`filler`](crate::server::bucket::filler).
-async fn put_segments(backend: &dyn Backend, chunks: u64) -> Outcome<()> {
-    let mut first = 0;
-    while first < chunks {
-        let end = chunks.min(first + IN_SEGMENT);
-        let records = (first..end).map(|number| {
-            let (pack, at) = (number / IN_PACK, number % IN_PACK);
-            (u32::try_from(pack).unwrap_or(u32::MAX), at, crate::server::bucket::filler(number))
-        });
-        let (key, bytes) = segment(u32::try_from(first / IN_SEGMENT)?, PACK, CHUNK - MIB / 64, records)
-            .ok_or("no segment")?;
-        backend.put(&key, bytes, PutMode::Replace).await?;
-        first = end;
+/// Opening a store of very many chunks that has not changed, by a process that begins.
+pub(crate) fn run_open(_: &Plan, report: &mut Report) -> Outcome<()> {
+    let mut server = block_on(Server::start())?;
+    block_on(async {
+        server.form(Form::Packed, None).await?.end().await?;
+        let layout = Layout { in_pack: 512, in_segment: 1 << 20, length: SMALL - 256 };
+        layout.put_segments(server.backend(STORE)?.as_ref(), MANY).await
+    })?;
+    let scratch = tempfile::tempdir()?;
+    let found = scratch.path().join("server.json");
+    std::fs::write(&found, server.found().to_json())?;
+    let local = scratch.path().join("local");
+    server.go_away()?;
+    for (what, local) in
+        [("no local state", None), ("local state", Some(&local)), ("local state again", Some(&local))]
+    {
+        let (opened, begun, done) = crate::opening::child_run(&mut server, &found, local)?;
+        let name = format!("10 million chunks, packed, {what}");
+        let is_again = what.ends_with("again");
+        let limit = |most| if is_again { Target::AtMost(most) } else { Target::Open };
+        report.add(&format!("{name}: until it is open"), opened.as_secs_f64(), "s", limit(0.5));
+        report.add(&format!("{name}: until a backup can begin"), begun.as_secs_f64(), "s", Target::Open);
+        *report.add(&format!("{name}: memory for a million chunks"), done.mib / 10.0, "MiB", limit(2.0)) =
+            done.requests;
     }
     Ok(())
+}
+
+/// How chunks lie in packs and segments.
+struct Layout {
+    in_pack: u64,
+    in_segment: u64,
+    length: usize,
+}
+
+impl Layout {
+    /// Puts segments with the records of so many chunks of [`filler`].
+    async fn put_segments(&self, backend: &dyn Backend, chunks: u64) -> Outcome<()> {
+        let mut first = 0;
+        while first < chunks {
+            let end = chunks.min(first + self.in_segment);
+            let records = (first..end).map(|number| {
+                let (pack, at) = (number / self.in_pack, number % self.in_pack);
+                (u32::try_from(pack).unwrap_or(u32::MAX), at, filler(number))
+            });
+            let n = u32::try_from(first / self.in_segment)?;
+            let (key, bytes) = segment(n, PACK, self.length, records).ok_or("no segment")?;
+            backend.put(&key, bytes, PutMode::Replace).await?;
+            first = end;
+        }
+        Ok(())
+    }
 }
 
 fn pack_path(number: u64) -> Option<String> {
