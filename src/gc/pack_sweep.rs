@@ -90,7 +90,7 @@ impl GcPlan {
         for name in names {
             let bytes = self.packs.get(name).map_or(0, |pack| pack.bytes);
             // It stays if its directory cannot be read: nobody knows what it has.
-            copies.extend(packs.copies_in_dropped(*name, bytes).await?.map(|copies| (*name, copies)));
+            copies.extend(packs.copies_by_directory(*name, bytes).await?.map(|copies| (*name, copies)));
         }
         let names = copies.keys().copied().collect();
         // Their chunks were judged before the drop. Only one that a snapshot or a writer uses now is needed.
@@ -128,10 +128,30 @@ impl GcPlan {
     }
 
     async fn vanish(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
+        let mut names = names.clone();
+        // They may be all that is left of a chunk in use, if they were quarantined after the plan was made.
+        for (name, digest) in packs.quarantined_in(&names) {
+            let is_last = packs.copies_outside(&digest, &names).is_empty();
+            if is_last && self.marked.set.contains(mark_of(&digest)) {
+                names.remove(&name);
+            }
+        }
+        let mut copies = packs.copies_in(&names);
+        for name in names.clone() {
+            if copies.contains_key(&name) {
+                continue;
+            }
+            // Without a record nobody knows what it has, unless its directory tells.
+            let bytes = self.packs.get(&name).map_or(0, |pack| pack.bytes);
+            match packs.copies_by_directory(name, bytes).await? {
+                Some(found) => drop(copies.insert(name, found)),
+                None => drop(names.remove(&name)),
+            }
+        }
         let counting = self.counting();
         let is_used = |digest: &Digest, last_used| counting.is_needed_since(digest, last_used);
-        let Retired { dead, needed } = self.retire(packs, packs.copies_in(names), is_used);
-        let names = self.copy_all(packs, names, needed).await?;
+        let Retired { dead, needed } = self.retire(packs, copies, is_used);
+        let names = self.copy_all(packs, &names, needed).await?;
         if names.is_empty() {
             return Ok(());
         }

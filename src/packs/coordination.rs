@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::backend::{
     Coordination, LeaseTerm, LockGuard, LockMode, LockReach, LockScope, Orphan, PendingMoves,
 };
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::packs::enclosed::{enclose, expose, expose_orphan};
 use crate::packs::{PackedBackend, Packs};
@@ -23,6 +23,8 @@ pub(super) struct Tenure {
     holding_alone: u64,
     /// When the view was read.
     fresh: Moment,
+    /// The packs were listed once.
+    has_listed: bool,
     holders: usize,
     /// Number of the time during which this handle holds the lock of the store without a gap.
     holding: u64,
@@ -57,6 +59,24 @@ impl Packs {
         let mut tenure = self.tenure();
         tenure.fresh = at;
         tenure.segments = at.segments;
+    }
+
+    /// This handle listed the packs.
+    pub(super) fn note_listed(&self) {
+        self.tenure().has_listed = true;
+    }
+
+    /// Returns `true` if segments may name packs that do not exist: no listing has shown which do, or a segment that names dropped packs may
+    /// be among the damaged ones.
+    fn trusts_no_pack(&self) -> bool {
+        !self.tenure().has_listed || self.state().view.damage().is_some()
+    }
+
+    /// Gives up what could not be stored because the store is full, if no writer can rely on it: each holds the lock of the store.
+    fn make_room(&self) {
+        if self.tenure().holders == 1 {
+            self.state().give_up();
+        }
     }
 
     /// This handle stored a segment, which its view has.
@@ -196,7 +216,13 @@ impl Coordination for PackedBackend {
         }
         if self.packs.has_failed() {
             // What an earlier writer could not store would fail each put. If it fails again, so do they.
-            let _ = self.packs.flush().await;
+            match self.packs.flush().await {
+                Err(error) if error.kind() == ErrorKind::Full => self.packs.make_room(),
+                _ => {}
+            }
+        }
+        if self.packs.trusts_no_pack() {
+            self.packs.begin_listing().await?;
         }
         Ok(Box::new(PackedGuard { holder, guard }))
     }

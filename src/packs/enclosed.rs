@@ -48,7 +48,11 @@ pub(super) fn expose_page(page: ListPage) -> ListPage {
 
 /// Paths of foreign objects as the backend below lists them.
 pub(super) fn enclose_paths(paths: &[String]) -> Vec<String> {
-    paths.iter().map(|path| format!("{ENCLOSURE}{path}")).collect()
+    // Those among packs and segments are named as they are below.
+    let is_content = |path: &&String| !path.starts_with(".larder/");
+    let enclosed =
+        |path: &String| if is_content(&path) { format!("{ENCLOSURE}{path}") } else { path.clone() };
+    paths.iter().map(enclosed).collect()
 }
 
 pub(super) fn enclose_orphan(orphan: &Orphan) -> Orphan {

@@ -41,6 +41,12 @@ impl Housekeeping for PackedBackend {
     }
 
     async fn head_many(&self, keys: &[Key]) -> Result<Vec<Result<ObjectInfo>>> {
+        // Callers want certainty. A put of an earlier owner of a bucket may be executed late, and drop a pack.
+        if !self.packs.inner.capabilities().consistent_listing
+            && keys.iter().any(|key| Copy::of(key).is_some())
+        {
+            self.packs.refresh().await?;
+        }
         let mut found = Vec::with_capacity(keys.len());
         let below: Vec<_> = keys.iter().filter(|key| Copy::of(key).is_none()).map(enclose).collect();
         let mut below =

@@ -3,7 +3,7 @@
 //! A chunk is listed if the view has a copy of it in a pack that exists. So a listing of chunks begins with a listing of packs, which its
 //! cursors name. [`Housekeeping::begin_listing`](crate::backend::Housekeeping::begin_listing) makes one for several listings of parts.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -43,8 +43,10 @@ impl Packs {
     /// Lists all packs, and returns the cursor from which listings of chunks begin.
     pub(super) async fn begin_listing(self: &Arc<Self>) -> Result<Cursor> {
         self.refresh_if_stale().await?;
+        let stored = self.stored_packs();
         let listing = Arc::new(self.list_packs().await?);
-        self.note_listing(&listing);
+        self.note_listing(&stored, &listing);
+        self.note_listed();
         let mut listings = self.listings();
         listings.last += 1;
         let number = listings.last;
@@ -55,15 +57,26 @@ impl Packs {
         Ok(Cursor::new(format!("{number}:")))
     }
 
+    /// Packs that are stored now. One that is stored later may be missing in a listing that begins now.
+    pub(super) fn stored_packs(&self) -> HashSet<u32> {
+        let state = self.state();
+        let is_stored = |number: &u32| state.view.pack(*number).is_some_and(|pack| pack.contents.is_none());
+        state.view.numbers().filter(is_stored).collect()
+    }
+
     /// Notes which packs exist.
-    pub(super) fn note_listing(&self, listing: &PackListing) {
+    pub(super) fn note_listing(&self, stored: &HashSet<u32>, listing: &PackListing) {
         let mut state = self.state();
         for number in state.view.numbers() {
             let is_own = state.writer.unrecorded.contains_key(&number);
             let Some(info) = state.view.pack_mut(number) else { continue };
             let found = listing.packs.get(&info.name);
+            let is_later = info.name.session == self.session && !stored.contains(&number);
+            if found.is_none() && is_later {
+                continue;
+            }
             info.last_used = found.map(|(_, last_used)| *last_used).or(info.last_used);
-            info.is_listed = found.is_some() || is_own || info.contents.is_some();
+            info.is_listed = found.is_some() || is_own;
             info.stored_bytes = found.map(|(bytes, _)| *bytes);
         }
     }
@@ -95,6 +108,9 @@ impl Packs {
         query: &ListQuery,
         cursor: Option<&Cursor>,
     ) -> Result<ListPage> {
+        if let Some(page) = self.page_of_one(query) {
+            return Ok(page);
+        }
         let begun = match cursor {
             None => Some(self.begin_listing().await?),
             Some(_) => None,
@@ -117,6 +133,19 @@ impl Packs {
             entries.extend(listing.foreign.iter().cloned().map(ListEntry::Foreign));
         }
         Ok(ListPage::new(entries, next))
+    }
+
+    /// The copies of one chunk, for a query that covers no other. It needs no listing.
+    fn page_of_one(&self, query: &ListQuery) -> Option<ListPage> {
+        let (after, until) = (Copy::of(query.after.as_ref()?)?, Copy::of(query.until.as_ref()?)?);
+        if after.digest != until.digest {
+            return None;
+        }
+        let copies = (0..=LAST_COPY).map(|number| Copy { digest: after.digest, quarantined: Some(number) });
+        let copies = [Copy { digest: after.digest, quarantined: None }].into_iter().chain(copies);
+        let shown = copies.filter(|copy| query.covers(&copy.key().path()));
+        let entries = shown.filter_map(|copy| self.known_copy(copy)).map(ListEntry::Object);
+        Some(ListPage::new(entries.collect(), None))
     }
 
     /// The listing of packs that a cursor names.

@@ -134,6 +134,13 @@ impl Packs {
         if self.state().view.is_dropped_elsewhere(&copy.digest) {
             self.catch_up().await?;
         }
+        // A listing may lag, and absence is certain (H13).
+        let unlisted = self.state().view.unlisted_places(&copy.digest);
+        for (place, name) in unlisted {
+            if self.has_pack(&place, name).await? {
+                break;
+            }
+        }
         Ok(self.reliable_copy(copy).map_or(Touched::Absent, Touched::Present))
     }
 

@@ -49,6 +49,13 @@ pub(super) struct Writer {
     pub(super) waiting: Vec<oneshot::Sender<()>>,
 }
 
+impl Writer {
+    /// Stops filling the open pack.
+    pub(super) fn forget_open(&mut self) {
+        self.open = None;
+    }
+}
+
 impl State {
     /// Appends a blob to the open pack. Returns its place, and the packs to store now.
     fn append(
@@ -147,7 +154,8 @@ impl State {
 impl Packs {
     /// Maximum size of a pack.
     fn limit_bytes(&self) -> u64 {
-        (self.target_bytes as u64 + SLACK_BYTES as u64).min(MAX_PACK_BYTES.into())
+        let slack = SLACK_BYTES.min(self.target_bytes / 32);
+        (self.target_bytes as u64 + slack as u64).min(MAX_PACK_BYTES.into())
     }
 
     /// Stores a chunk in the open pack.

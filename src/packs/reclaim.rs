@@ -155,11 +155,11 @@ impl PackedBackend {
         places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
     }
 
-    /// The copies in a pack that was dropped before, from its directory: segments may not name them any more. `None` if it is damaged.
+    /// The copies in a pack by its directory, whatever segments say. `None` if it is damaged.
     ///
     /// # Errors
     /// Any failure to read the directory.
-    pub(crate) async fn copies_in_dropped(
+    pub(crate) async fn copies_by_directory(
         &self,
         name: PackName,
         bytes: u64,
@@ -183,6 +183,14 @@ impl PackedBackend {
         let mut places = state.view.reliable_places(digest);
         places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| is_wanted(&pack.name)));
         places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
+    }
+
+    /// The packs among these with a quarantined copy of a chunk, and the chunk.
+    pub(crate) fn quarantined_in(&self, names: &BTreeSet<PackName>) -> Vec<(PackName, Digest)> {
+        let state = self.packs.state();
+        let numbers = names.iter().filter_map(|name| state.view.known(*name)).collect();
+        let found = state.view.bad_in(&numbers).into_iter();
+        found.filter_map(|(number, digest)| Some((state.view.pack(number)?.name, digest))).collect()
     }
 
     /// Hides a copy from all writers of this process. The caller holds the digest lock of its chunk.
@@ -267,7 +275,7 @@ impl Packs {
             |name: &PackName| match state.view.known(*name).and_then(|number| state.view.pack(number)) {
                 _ if unrecorded.contains(name) => PackState::Unrecorded,
                 Some(pack) if pack.is_dropped => PackState::Dropped(pack.dropped_at),
-                Some(pack) if pack.is_recorded => PackState::Recorded,
+                Some(pack) if pack.is_recorded || pack.is_adopted => PackState::Recorded,
                 _ => PackState::Orphan,
             };
         let listed = listing.packs.iter().map(|(name, (bytes, last_used))| ListedPack {
@@ -322,7 +330,7 @@ impl State {
         entries.retain(|entry| seen.insert(entry.digest));
         let number = self.view.number_of(name, class, bytes.into());
         if let Some(pack) = self.view.pack_mut(number) {
-            (pack.bytes, pack.is_listed, pack.is_recorded) = (bytes.into(), true, true);
+            (pack.bytes, pack.is_adopted, pack.is_listed) = (bytes.into(), true, true);
         }
         for entry in &entries {
             self.view.add_recent(entry.digest, Place::of(number, entry));
@@ -335,7 +343,7 @@ impl State {
         let numbers = self.view.numbers();
         let packs = numbers.filter_map(|number| Some((number, self.view.pack(number)?)));
         let is_ours = |(number, pack): &(u32, &PackInfo)| {
-            pack.contents.is_some() || (self.writer.unrecorded.contains_key(number) && !pack.is_recorded)
+            pack.contents.is_some() || (self.writer.unrecorded.contains_key(number) && !pack.is_adopted)
         };
         packs.filter(is_ours).map(|(_, pack)| pack.name).collect()
     }

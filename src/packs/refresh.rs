@@ -107,6 +107,7 @@ impl Packs {
             }
         }
         // A damaged one may be what said that packs were dropped. Writers rely on none that is gone.
+        let before_listing = self.stored_packs();
         let packs = if unreadable.is_empty() { None } else { Some(self.list_packs().await?) };
         let mut state = self.state();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
@@ -128,7 +129,7 @@ impl Packs {
         state.view.set_unreadable(unreadable);
         drop(state);
         if let Some(packs) = packs {
-            self.note_listing(&packs);
+            self.note_listing(&before_listing, &packs);
         }
         self.note_refreshed(begun);
         Ok(())

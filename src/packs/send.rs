@@ -231,8 +231,24 @@ impl State {
         self.writer.unrecorded.remove(&number);
         self.view.settle(&HashSet::from([number]));
         if let Some(pack) = self.view.pack_mut(number) {
-            (pack.is_listed, pack.is_recorded) = (false, false);
+            (pack.is_adopted, pack.is_listed, pack.is_recorded) = (false, false, false);
         }
+    }
+
+    /// Forgets all packs that are in memory only.
+    pub(super) fn give_up(&mut self) {
+        let in_memory = |number: &u32| self.view.pack(*number).is_some_and(|pack| pack.contents.is_some());
+        let numbers: Vec<_> = self.view.numbers().filter(in_memory).collect();
+        self.writer.forget_open();
+        for number in numbers {
+            if let Some(pack) = self.view.pack_mut(number) {
+                pack.contents = None;
+            }
+            self.writer.permits.remove(&number);
+            self.writer.unsent.remove(&number);
+            self.forget(number);
+        }
+        self.writer.failed = None;
     }
 
     /// Name and bytes of a pack that is closed and not stored.

@@ -48,6 +48,7 @@ impl Place {
 }
 
 /// The knowledge about a pack.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct PackInfo {
     pub(super) bytes: u64,
@@ -62,6 +63,8 @@ pub(super) struct PackInfo {
     pub(super) is_listed: bool,
     /// A segment names it, or its directory was read.
     pub(super) is_recorded: bool,
+    /// Its directory was read, since no segment names it.
+    pub(super) is_adopted: bool,
     /// The time of its put, as this process knows it or a listing shows it.
     pub(super) last_used: Option<SystemTime>,
     pub(super) name: PackName,
@@ -88,6 +91,8 @@ pub(super) enum Contents {
 /// A segment, with the numbers that its packs have in this view.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
+    /// The packs of which it names copies.
+    copied: Arc<[u32]>,
     pub(super) numbers: Arc<[u32]>,
     pub(super) segment: Arc<Segment>,
 }
@@ -139,6 +144,7 @@ impl View {
             dropped_at: None,
             is_dropped: false,
             is_listed: true,
+            is_adopted: false,
             is_recorded: false,
             last_used: None,
             name,
@@ -201,6 +207,16 @@ impl View {
         places
     }
 
+    /// The copies that a writer may rely on if their packs exist, which a listing or a read did not find.
+    pub(super) fn unlisted_places(&self, digest: &Digest) -> Vec<(Place, PackName)> {
+        let places = self.places(digest).into_iter();
+        let named = places.filter_map(|place| Some((place, self.pack(place.pack)?)));
+        let is_unlisted = |(place, pack): &(Place, &PackInfo)| {
+            !pack.is_listed && !self.retirement.has(&pack.name, place.offset)
+        };
+        named.filter(is_unlisted).map(|(place, pack)| (place, pack.name)).collect()
+    }
+
     /// The copies that a writer may rely on.
     pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.places(digest);
@@ -254,6 +270,13 @@ impl View {
         bad.filter(is_there).copied().collect()
     }
 
+    /// The packs among these with a quarantined copy of a chunk, and the chunk.
+    pub(super) fn bad_in(&self, packs: &HashSet<u32>) -> Vec<(u32, Digest)> {
+        let all =
+            self.bad.iter().flat_map(|(digest, places)| places.iter().map(|place| (place.pack, *digest)));
+        all.filter(|(pack, _)| packs.contains(pack)).collect()
+    }
+
     /// Digests with quarantined copies within bounds.
     pub(super) fn bad_digests(&self, range: impl std::ops::RangeBounds<Digest>) -> Vec<Digest> {
         self.bad.range(range).map(|(digest, _)| *digest).collect()
@@ -292,18 +315,24 @@ impl View {
         let packs: Vec<_> = head.packs().collect();
         let numbers: Arc<[u32]> =
             packs.iter().map(|pack| self.number_of(pack.name, pack.class, pack.bytes.into())).collect();
-        for number in numbers.iter() {
-            if let Some(pack) = self.pack_mut(*number) {
-                pack.is_recorded = true;
-            }
-        }
         for name in head.dropped() {
             let number = self.drop_pack(name);
             if let Some(pack) = self.pack_mut(number) {
                 pack.dropped_at = pack.dropped_at.into_iter().chain(stored).min();
             }
         }
-        let known = Known { numbers, segment: Arc::new(segment) };
+        // A pack is in the table too if a record says that a copy in it is bad.
+        let is_copy = |record: &SegmentRecord| record.kind == RecordKind::Copy;
+        let copied: HashSet<u32> =
+            segment.records().iter().filter(is_copy).map(|record| record.pack).collect();
+        let copied: Arc<[u32]> =
+            copied.into_iter().filter_map(|pack| numbers.get(pack as usize).copied()).collect();
+        for number in copied.iter() {
+            if let Some(pack) = self.pack_mut(*number) {
+                pack.is_recorded = true;
+            }
+        }
+        let known = Known { copied, numbers, segment: Arc::new(segment) };
         let records = known.segment.records().iter().filter(|record| record.kind != RecordKind::Copy);
         let excluded: Vec<_> = records
             .filter_map(|record| Some((record.entry.digest, known.place(&record)?, record.kind)))
@@ -316,7 +345,15 @@ impl View {
 
     /// Forgets a segment that was replaced, or that the store does not have any more.
     pub(super) fn remove_segment(&mut self, name: &SegmentName) {
-        self.segments.remove(name);
+        if self.segments.remove(name).is_none() {
+            return;
+        }
+        // Packs that only it named are orphans now.
+        let recorded: HashSet<u32> =
+            self.segments.values().flat_map(|known| known.copied.iter().copied()).collect();
+        for (number, pack) in (0..).zip(&mut self.packs) {
+            pack.is_recorded = recorded.contains(&number);
+        }
     }
 
     /// Ignores all copies in a pack from now on.

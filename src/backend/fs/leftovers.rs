@@ -61,8 +61,9 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
     let mut removed = 0;
     for path in foreign {
         let Some(key) = temporary_of(path).and_then(Key::parse) else { continue };
-        let is_of_a_put = matches!(key, Key::Chunk(_) | Key::Quarantined(..))
-            || (key.exposed().is_content() && !matches!(key.exposed(), Key::Namespace(_)));
+        let is_of_a_put =
+            matches!(key, Key::Chunk(_) | Key::Pack(_) | Key::Quarantined(..) | Key::Segment(_))
+                || (key.exposed().is_content() && !matches!(key.exposed(), Key::Namespace(_)));
         if !is_of_a_put {
             continue;
         }
