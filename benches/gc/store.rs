@@ -37,6 +37,7 @@ pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
 
 /// As [`make`], with a store of this form.
 #[cfg(feature = "testing")]
+#[allow(dead_code, reason = "only one of the two benches with this file uses it")]
 pub(crate) fn make_form(path: &Path, chunks: u64, is_packed: bool) -> Outcome<()> {
     if !is_packed {
         return make(path, chunks);

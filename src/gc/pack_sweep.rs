@@ -309,7 +309,7 @@ mod tests {
             assert!(!listed.entries()[0].path().contains(&before[0].to_string()));
             let again = Datastore::open(below, Options::default()).await.unwrap();
             let snapshot = again.snapshot(&name).await.unwrap();
-            let mut archive = snapshot.archive("a.bin").await.unwrap();
+            let archive = snapshot.archive("a.bin").await.unwrap();
             assert_eq!(archive.read_at(0, 100_000).await.unwrap(), data);
         });
     }

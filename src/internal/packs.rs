@@ -178,10 +178,8 @@ fn records_of(records: &SlotRecords) -> Vec<Place> {
     records.iter().map(|record| place(&record.entry, record.pack)).collect()
 }
 
-#[cfg(feature = "testing")]
 pub use self::open::packed;
 
-#[cfg(feature = "testing")]
 mod open {
     use std::sync::Arc;
 

@@ -109,7 +109,7 @@ fn a_further_name_of_a_file_whose_entry_is_damaged_is_reported() {
         let snapshot = stored(&store, &archive.finish(), 4096, None).await;
         remove_chunk(&backend, &snapshot, ("root.mpxar", position)).await;
         for (files, report) in both_ways(&snapshot.tree("root").await.unwrap()).await {
-            let expected = [("".to_owned(), Problem::EntriesLost), ("link".to_owned(), Problem::Damaged)];
+            let expected = [(String::new(), Problem::EntriesLost), ("link".to_owned(), Problem::Damaged)];
             assert_eq!(problems(&report), expected);
             assert!(!files.contains_key("link") && files.contains_key("g99"));
         }

@@ -56,7 +56,7 @@ impl Archive {
     }
 
     pub(crate) fn hard_link(&mut self, name: &str, target: &str, position: u64) {
-        self.encoder.hard_link(name.as_bytes(), target.as_bytes(), position).unwrap()
+        self.encoder.hard_link(name.as_bytes(), target.as_bytes(), position).unwrap();
     }
 
     pub(crate) fn enter(&mut self, name: &str) {
