@@ -23,13 +23,13 @@ use crate::rt::{Runtime, ThreadRuntime};
 
 /// Memory that says as little without a request as a bucket, and that only this process may change.
 #[derive(Debug)]
-struct Remote(MemoryBackend);
+struct Remote(MemoryBackend, Capabilities);
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Backend for Remote {
     fn capabilities(&self) -> &Capabilities {
-        self.0.capabilities()
+        &self.1
     }
 
     fn coordination(&self) -> &dyn Coordination {
@@ -125,7 +125,9 @@ struct Place {
 impl Place {
     async fn new() -> Self {
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
-        let remote = Remote(MemoryBackend::new(Arc::clone(&runtime)));
+        let memory = MemoryBackend::new(Arc::clone(&runtime));
+        let capabilities = Capabilities { cheap_presence: false, ..memory.capabilities().clone() };
+        let remote = Remote(memory, capabilities);
         let backend = Arc::new(FaultBackend::new(Arc::new(remote)));
         let directory = larder_testing::scratch();
         let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();

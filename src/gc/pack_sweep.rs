@@ -24,8 +24,10 @@ use crate::trace;
 const BATCH_PACKS: usize = 64;
 /// Maximum bytes copied together.
 const BATCH_BYTES: u64 = 256 << 20;
-/// Number of chunks copied at the same time.
-const COPIES_IN_FLIGHT: usize = 16;
+/// Maximum bytes of chunks copied at the same time: those of a request and as many again.
+const IN_FLIGHT_BYTES: u64 = 32 << 20;
+/// Maximum number of chunks copied at the same time.
+const COPIES_IN_FLIGHT: u64 = 1024;
 
 /// Copies in packs that are about to vanish.
 #[derive(Debug, Default)]
@@ -109,8 +111,11 @@ impl GcPlan {
         names: &BTreeSet<PackName>,
         needed: Vec<(PackName, PackCopy)>,
     ) -> Result<BTreeSet<PackName>> {
+        // Many small ones, so that one request reads them together.
+        let largest = needed.iter().map(|(_, copy)| copy.bytes()).max().unwrap_or(0).max(1);
+        let in_flight = usize::try_from((IN_FLIGHT_BYTES / largest).clamp(4, COPIES_IN_FLIGHT)).unwrap_or(4);
         let copies = needed.into_iter().map(|(name, copy)| self.copy_out(packs, names, (name, copy)));
-        let copied: Vec<_> = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT).try_collect().await?;
+        let copied: Vec<_> = stream::iter(copies).buffer_unordered(in_flight).try_collect().await?;
         let damaged: Vec<_> = copied.into_iter().flatten().collect();
         let mut names = names.clone();
         // The only copies are bad and stay where they are. The next backup that contains the chunks stores them again, in any process.
@@ -283,7 +288,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// The drop of a pack may be recorded late, when a snapshot needs its chunks again: its put got no answer.
+    /// Proves H205. The drop of a pack may be recorded late, when a snapshot needs its chunks again: its put got no answer.
     #[test]
     fn chunks_in_use_of_a_dropped_pack_are_copied_before_it_is_deleted() {
         block_on(async {

@@ -221,10 +221,19 @@ impl Packs {
     /// # Errors
     /// `NotFound` if the pack does not exist.
     pub(super) async fn read_place(self: &Arc<Self>, place: &Place) -> Result<Bytes> {
+        self.read_by(place, !self.inner.capabilities().cheap_presence).await
+    }
+
+    /// As [`read_place`](Self::read_place), together with others that are read at the same time.
+    pub(super) async fn read_with_others(self: &Arc<Self>, place: &Place) -> Result<Bytes> {
+        self.read_by(place, true).await
+    }
+
+    async fn read_by(self: &Arc<Self>, place: &Place, is_coalesced: bool) -> Result<Bytes> {
         match self.find(place) {
             Found::Absent => Err(Error::new(ErrorKind::NotFound, "read").on("a pack")),
             Found::Bytes(bytes) => Ok(bytes),
-            Found::Stored(name) if self.inner.capabilities().cheap_presence => {
+            Found::Stored(name) if !is_coalesced => {
                 let range = u64::from(place.offset)..place.end();
                 let read = self.inner.get_range(&Key::Pack(name), range).await;
                 Ok(read.map_err(|error| beyond_end(error, name))?.bytes)

@@ -219,7 +219,7 @@ impl PackedBackend {
 
     /// Reads a copy.
     pub(crate) async fn read_copy(&self, copy: &PackCopy) -> Result<Bytes> {
-        self.packs.read_place(&copy.place).await
+        self.packs.read_with_others(&copy.place).await
     }
 
     /// Appends another copy of a chunk.

@@ -4,10 +4,12 @@ use futures::executor::block_on;
 use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
-use crate::backend::{ListQuery, LockMode, LockScope, MemoryBackend, PutMode, Removal, Touched, list_all};
+use crate::backend::{
+    ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, ObjectInfo, PutMode, Removal, Touched, list_all,
+};
 use crate::error::ErrorKind;
 use crate::format::Digest;
-use crate::format::layout::{Key, Prefix};
+use crate::format::layout::{Key, PackName, Prefix};
 use crate::rt::ThreadRuntime;
 
 const TARGET: usize = 8 << 20;
@@ -114,7 +116,7 @@ fn a_listing_goes_on_behind_deleted_chunks() {
         packed.barrier().await.unwrap();
         for handle in [packed, open(&below, "b").await] {
             let listed = list_all(&handle, &ListQuery::all(Prefix::Chunks)).await.unwrap();
-            let paths: Vec<_> = listed.entries().iter().map(crate::backend::ListEntry::path).collect();
+            let paths: Vec<_> = listed.entries().iter().map(ListEntry::path).collect();
             assert_eq!(paths, [Key::Chunk(digests[10_001]).path()]);
         }
     });
@@ -136,7 +138,7 @@ fn a_view_that_is_read_while_a_segment_is_stored_keeps_it() {
     });
 }
 
-/// The put of a drop that got no answer may be executed after another process began to rely on the pack again.
+/// Proves H205. The put of a drop that got no answer may be executed after another process began to rely on the pack again.
 #[test]
 fn a_chunk_in_a_dropped_pack_is_read_as_long_as_the_pack_exists() {
     block_on(async {
@@ -144,18 +146,143 @@ fn a_chunk_in_a_dropped_pack_is_read_as_long_as_the_pack_exists() {
         let packed = open(&below, "a").await;
         put(&packed, 1).await;
         packed.barrier().await.unwrap();
-        let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
-        let names = listed.entries().iter().filter_map(|entry| match entry {
-            crate::backend::ListEntry::Object(info) => match info.key {
-                Key::Pack(name) => Some(name),
-                _ => None,
-            },
-            _ => None,
-        });
-        packed.drop_packs(&names.collect()).await.unwrap();
+        let names = names_of_packs(&below).await;
+        packed.drop_packs(&names.into_iter().collect()).await.unwrap();
         for handle in [packed, open(&below, "b").await] {
             assert_eq!(handle.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
             assert!(matches!(handle.touch(&[chunk(1)]).await.unwrap()[..], [Touched::Absent]));
         }
+    });
+}
+
+async fn names_of_packs(below: &Arc<dyn Backend>) -> Vec<PackName> {
+    let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
+    let name = |entry: &ListEntry| match entry {
+        ListEntry::Object(ObjectInfo { key: Key::Pack(name), .. }) => Some(*name),
+        _ => None,
+    };
+    listed.entries().iter().filter_map(name).collect()
+}
+
+async fn is_reliable(packed: &PackedBackend, number: u32) -> bool {
+    matches!(packed.touch(&[chunk(number)]).await.unwrap()[..], [Touched::Present(_)])
+}
+
+async fn delete(below: &Arc<dyn Backend>, key: Key) {
+    assert!(below.delete(&[Removal::any(key)]).await.unwrap().iter().all(Result::is_ok));
+}
+
+/// Proves H202.
+#[test]
+fn a_merged_segment_keeps_the_drop_of_a_pack_that_still_exists() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        put(&packed, 0).await;
+        packed.barrier().await.unwrap();
+        packed.drop_packs(&names_of_packs(&below).await.into_iter().collect()).await.unwrap();
+        for number in 1..40 {
+            put(&packed, number).await;
+            packed.barrier().await.unwrap();
+        }
+        let begin = packed.packs.begin_listing().await.unwrap();
+        assert_eq!(packed.compact(&begin, &|_| true).await.unwrap().merged, 1);
+        let other = open(&below, "b").await;
+        drop(other.lock_shared().await);
+        assert!(is_reliable(&other, 1).await && !is_reliable(&other, 0).await);
+    });
+}
+
+/// Proves H202.
+#[test]
+fn a_pack_that_was_deleted_before_it_was_recorded_is_forgotten_under_the_lock() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        faults.clear();
+        // Another process took it for an orphan, and deleted it.
+        delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
+        drop(packed.lock_shared().await);
+        assert!(!is_reliable(&packed, 1).await);
+        put(&packed, 1).await;
+        packed.barrier().await.unwrap();
+        assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
+
+/// Proves H203: also if the segment with the drop is damaged, or does not exist any more.
+#[test]
+fn a_writer_relies_on_no_pack_that_was_deleted_although_a_segment_names_it() {
+    for is_damaged in [true, false] {
+        block_on(async {
+            let below = memory();
+            let packed = open(&below, "a").await;
+            put(&packed, 1).await;
+            packed.barrier().await.unwrap();
+            let packs = names_of_packs(&below).await;
+            packed.drop_packs(&packs.iter().copied().collect()).await.unwrap();
+            delete(&below, Key::Pack(packs[0])).await;
+            let mut segments: Vec<_> = packed.packs.state().view.segments().keys().copied().collect();
+            segments.sort_unstable();
+            let drop_key = Key::Segment(segments[1]);
+            if is_damaged {
+                let mut bytes = below.get(&drop_key, u64::MAX).await.unwrap().bytes.to_vec();
+                bytes[20] ^= 1;
+                below.put(&drop_key, bytes.into(), PutMode::Replace).await.unwrap();
+            } else {
+                delete(&below, drop_key).await;
+            }
+            let other = open(&below, "b").await;
+            drop(other.lock_shared().await);
+            assert!(!is_reliable(&other, 1).await, "damaged: {is_damaged}");
+        });
+    }
+}
+
+/// A pack whose segment was lost while a handle knew it is an orphan, and none without chunks.
+#[test]
+fn a_pack_is_an_orphan_once_the_segment_with_its_chunks_is_lost() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        packed.barrier().await.unwrap();
+        let segment = *packed.packs.state().view.segments().keys().next().unwrap();
+        delete(&below, Key::Segment(segment)).await;
+        packed.packs.refresh().await.unwrap();
+        let begin = packed.packs.begin_listing().await.unwrap();
+        let states: Vec<_> =
+            packed.list_states(&begin).await.unwrap().iter().map(|pack| pack.state).collect();
+        assert_eq!(states, [reclaim::PackState::Orphan]);
+        assert_eq!(packed.adopt_orphans(&begin, |_| true).await.unwrap(), 1);
+        packed.barrier().await.unwrap();
+        assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
+
+/// What does not fit into a full store is given up once no writer holds the lock, so that deletions and collections work.
+#[test]
+fn a_full_store_is_writable_again_once_its_writers_gave_up() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        let writer = packed.lock_shared().await;
+        put(&packed, 1).await;
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        // Another one may rely on it.
+        drop(packed.lock_shared().await);
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        drop(writer);
+        drop(packed.lock_shared().await);
+        packed.barrier().await.unwrap();
+        assert!(!is_reliable(&packed, 1).await);
     });
 }

@@ -152,7 +152,9 @@ fn orders<F: Future<Output = Arc<dyn Backend>>>(
         for destinations in begin..last {
             for source in (destinations..last + 2).step_by(stride) {
                 for drain in [source, source + 1, source + 4] {
-                    let sim = SimRuntime::new(tried + (1 << 20));
+                    // No two tests draw the same identity: stores of one identity share locks, and these run at the same time.
+                    let of_test = (hearing as u64) << 40 | (hops as u64) << 32;
+                    let sim = SimRuntime::new(tried + (1 << 20) + of_test);
                     let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
                     let script = Script { begin, destinations, drain, hops, source };
                     let marked = sim.block_on(async {
