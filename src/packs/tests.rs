@@ -244,7 +244,7 @@ fn a_writer_relies_on_no_pack_that_was_deleted_although_a_segment_names_it() {
     }
 }
 
-/// A pack whose segment was lost while a handle knew it is an orphan, and none without chunks.
+/// Proves H203. A pack whose segment was lost while a handle knew it is an orphan, and none without chunks.
 #[test]
 fn a_pack_is_an_orphan_once_the_segment_with_its_chunks_is_lost() {
     block_on(async {
