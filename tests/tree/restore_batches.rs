@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::executor::block_on;
+use larder::backend::MemoryBackend;
 use larder::pxar::{FileKind, Metadata};
+use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
+use larder::store::{Datastore, Options};
 use larder::tree::{Problem, SmallFile, TargetError, TargetFile, Tree, TreeFinding, TreeTarget};
 use larder_testing::tree::MemoryTree;
 
-use crate::write::{back_up, store};
+use crate::write::back_up;
 
 type Outcome = Result<Vec<TreeFinding>, TargetError>;
 
@@ -100,8 +103,8 @@ async fn pause() {
     .await;
 }
 
-/// A tree of small files.
-async fn tree(directories: usize, files: usize) -> Tree {
+/// A tree of small files in a store of this runtime.
+async fn tree_in(runtime: Arc<dyn Runtime>, directories: usize, files: usize) -> Tree {
     let source = MemoryTree::default();
     for directory in 0..directories {
         source.directory(&format!("d{directory}"));
@@ -109,18 +112,27 @@ async fn tree(directories: usize, files: usize) -> Tree {
             source.file(&format!("d{directory}/f{file}"), format!("{directory} {file}"), 5);
         }
     }
-    back_up(&store().await, &source, None).await.0.tree("root").await.unwrap()
+    let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
+    back_up(&store, &source, None).await.0.tree("root").await.unwrap()
+}
+
+/// A tree of small files.
+async fn tree(directories: usize, files: usize) -> Tree {
+    tree_in(Arc::new(ThreadRuntime::new()), directories, files).await
 }
 
 #[test]
 fn batches_of_a_directory_follow_one_another_while_there_are_others() {
-    block_on(async {
-        let tree = tree(6, 40).await;
+    // On threads, a slow read of the archive can leave a directory without others.
+    let sim = SimRuntime::new(1);
+    sim.clone().block_on(async {
+        let tree = tree_in(Arc::new(sim.clone()), 6, 40).await;
         let target = BatchTarget::default();
         assert_eq!(tree.restore(&target).await.unwrap().files, 240);
         let calls = target.calls.into_inner().unwrap();
         assert_eq!(calls.batches.iter().sum::<usize>(), 240);
-        assert!(calls.batches.len() <= 6 * 3, "{calls:?}");
+        // Eighteen full ones, and few that did not wait for the rest of the archive.
+        assert!(calls.batches.len() <= 20, "{calls:?}");
         assert!(calls.most >= 4 && calls.most_in_one == 1, "{calls:?}");
     });
 }
