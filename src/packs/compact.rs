@@ -118,7 +118,7 @@ impl Packs {
         let _alone = self.recording.lock().await;
         let (name, builder) = {
             let mut state = self.state();
-            let name = SegmentName { session: self.session(), n: state.writer.next_segment };
+            let name = SegmentName { session: self.session, n: state.writer.next_segment };
             let Ok(builder) = compaction.merged(&state.view, group, name) else { return Ok(false) };
             state.writer.next_segment += 1;
             (name, builder)

@@ -1,6 +1,7 @@
 //! Coordination of a packed store: that of the backend below, and a view that is read again under the lock of the store.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -125,8 +126,8 @@ impl Packs {
         }
     }
 
-    fn tenure(&self) -> std::sync::MutexGuard<'_, Tenure> {
-        self.tenure.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,8 +157,8 @@ impl Holder {
     }
 }
 
-impl std::fmt::Debug for Holder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Holder").field("is_alone", &self.is_alone).finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::{Cursor, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
+use crate::backend::{Backend as _, Cursor, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::segment::RecordKind;
 use crate::format::layout::{Key, Prefix};
@@ -34,8 +34,8 @@ impl Housekeeping for PackedBackend {
                 self.packs.quarantine(from, number, &mode)
             }
             _ => {
-                let object = crate::backend::Backend::get(self, from, u64::MAX).await?;
-                crate::backend::Backend::put(self, to, object.bytes, mode).await
+                let object = self.get(from, u64::MAX).await?;
+                self.put(to, object.bytes, mode).await
             }
         }
     }

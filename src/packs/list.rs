@@ -60,8 +60,7 @@ impl Packs {
     /// Packs that are stored now. One that is stored later may be missing in a listing that begins now.
     pub(super) fn stored_packs(&self) -> HashSet<u32> {
         let state = self.state();
-        let is_stored = |number: &u32| state.view.pack(*number).is_some_and(|pack| pack.contents.is_none());
-        state.view.numbers().filter(is_stored).collect()
+        state.view.numbers().filter(|number| !state.view.is_in_memory(*number)).collect()
     }
 
     /// Notes which packs exist.

@@ -156,8 +156,7 @@ impl PackedBackend {
         // One pack is filled while another one is stored.
         let target_bytes = target_bytes.min(memory_bytes / 2);
         let handles = Handles::of(uuid);
-        let mut writer = Writer::default();
-        writer.last_recorded = inner.runtime().monotonic();
+        let writer = Writer::new(inner.runtime().monotonic());
         let state = State { view: View::new(handles.retirement()), writer };
         let packs = Arc::new(Packs {
             buffers: Buffers::new(memory_bytes),
@@ -176,7 +175,6 @@ impl PackedBackend {
             target_bytes,
             tenure: Mutex::default(),
         });
-        packs.state().writer.last_recorded = packs.runtime().monotonic();
         packs.handles.add(&packs);
         packs.refresh().await?;
         Ok(Self { packs })

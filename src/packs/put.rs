@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use crate::backend::{PutMode, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
-use crate::format::larder::pack::name::{PackName, SessionId};
+use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{
     MAX_LENGTH, MAX_PACK_BYTES, MAX_PACK_ENTRIES, MIN_LENGTH, PackClass, PackEntry, PackWriteError,
 };
@@ -37,7 +38,8 @@ pub(super) struct Writer {
     pub(super) last_recorded: Duration,
     next_pack: u32,
     pub(super) next_segment: u32,
-    open: Option<u32>,
+    /// The pack that is being filled.
+    pub(super) open: Option<u32>,
     /// Memory of packs that are not stored.
     pub(super) permits: BTreeMap<u32, Vec<Permit>>,
     /// Packs that are stored, and that no segment names, with their chunks.
@@ -50,9 +52,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Stops filling the open pack.
-    pub(super) fn forget_open(&mut self) {
-        self.open = None;
+    /// A writer that begins now.
+    pub(super) fn new(now: Duration) -> Self {
+        Self { last_recorded: now, ..Self::default() }
     }
 }
 
@@ -211,7 +213,7 @@ impl Packs {
     /// is stored once it is full. Only a chunk that does not fit beside the open pack needs it closed earlier.
     async fn room(self: &Arc<Self>, bytes: usize) -> Permit {
         let mut acquired = Box::pin(self.memory.acquire(bytes));
-        if let std::task::Poll::Ready(permit) = futures::poll!(&mut acquired) {
+        if let Poll::Ready(permit) = futures::poll!(&mut acquired) {
             return permit;
         }
         if bytes as u64 + self.limit_bytes() <= self.memory_bytes as u64 {
@@ -221,11 +223,6 @@ impl Packs {
         let closed = self.state().close();
         self.store_packs(closed);
         acquired.await
-    }
-
-    /// The session of this handle.
-    pub(super) fn session(&self) -> SessionId {
-        self.session
     }
 }
 

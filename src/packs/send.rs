@@ -49,12 +49,7 @@ impl Packs {
             let mut again: Vec<_> = std::mem::take(&mut state.writer.unsent).into_iter().collect();
             again.extend(closed);
             state.writer.failed = None;
-            let wanted: Vec<_> = state
-                .view
-                .numbers()
-                .filter(|number| state.view.pack(*number).is_some_and(|pack| pack.contents.is_some()))
-                .collect();
-            (wanted, again)
+            (state.view.in_memory(), again)
         };
         self.store_packs(again);
         loop {
@@ -65,9 +60,7 @@ impl Packs {
                 {
                     return Err(error);
                 }
-                let is_left =
-                    |number: &u32| state.view.pack(*number).is_some_and(|pack| pack.contents.is_some());
-                if !wanted.iter().any(is_left) {
+                if !wanted.iter().any(|number| state.view.is_in_memory(*number)) {
                     break;
                 }
                 let (sender, receiver) = oneshot::channel();
@@ -119,13 +112,12 @@ impl Packs {
         state.forget_dropped();
         let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
         // Those of a pack that is not stored follow with it.
-        let recordable = |number: u32| state.view.pack(number).is_some_and(|pack| pack.contents.is_none());
-        let exclusions =
-            state.writer.exclusions.iter().take_while(|(_, place, _)| recordable(place.pack)).count();
+        let exclusions = state.writer.exclusions.iter();
+        let exclusions = exclusions.take_while(|(_, place, _)| !state.view.is_in_memory(place.pack)).count();
         if packs.is_empty() && exclusions == 0 && state.writer.drops.is_empty() {
             return Ok(None);
         }
-        let name = SegmentName { session: self.session(), n: state.writer.next_segment };
+        let name = SegmentName { session: self.session, n: state.writer.next_segment };
         state.writer.next_segment += 1;
         let mut builder = SegmentBuilder::new(name);
         for number in &packs {
@@ -237,10 +229,8 @@ impl State {
 
     /// Forgets all packs that are in memory only.
     pub(super) fn give_up(&mut self) {
-        let in_memory = |number: &u32| self.view.pack(*number).is_some_and(|pack| pack.contents.is_some());
-        let numbers: Vec<_> = self.view.numbers().filter(in_memory).collect();
-        self.writer.forget_open();
-        for number in numbers {
+        self.writer.open = None;
+        for number in self.view.in_memory() {
             if let Some(pack) = self.view.pack_mut(number) {
                 pack.contents = None;
             }
@@ -262,8 +252,8 @@ impl State {
 
     /// Packs that are stored and that no segment names.
     pub(super) fn stored_unrecorded(&self) -> Vec<u32> {
-        let is_stored = |number: &&u32| self.view.pack(**number).is_some_and(|pack| pack.contents.is_none());
-        self.writer.unrecorded.keys().filter(is_stored).copied().collect()
+        let unrecorded = self.writer.unrecorded.keys().copied();
+        unrecorded.filter(|number| !self.view.is_in_memory(*number)).collect()
     }
 
     fn segment_pack(&self, number: u32) -> Result<SegmentPack> {

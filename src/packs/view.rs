@@ -1,6 +1,7 @@
 //! Knowledge of one handle about packs and the copies of chunks in them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -168,6 +169,16 @@ impl View {
         self.packs.get_mut(number as usize)
     }
 
+    /// Returns `true` if a pack is not stored yet.
+    pub(super) fn is_in_memory(&self, number: u32) -> bool {
+        self.pack(number).is_some_and(|pack| pack.contents.is_some())
+    }
+
+    /// Numbers of the packs that are not stored yet.
+    pub(super) fn in_memory(&self) -> Vec<u32> {
+        self.numbers().filter(|number| self.is_in_memory(*number)).collect()
+    }
+
     /// Numbers of all known packs.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u32> + use<> {
         0..u32::try_from(self.packs.len()).unwrap_or(u32::MAX)
@@ -202,7 +213,7 @@ impl View {
     /// effect after another process began to rely on the pack again.
     pub(super) fn readable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.all_places(digest);
-        places.retain(|place| !self.excluded.contains(&place.key()));
+        places.retain(|place| !self.is_excluded(place));
         places.sort_by_key(|place| !self.counts(place));
         places
     }
@@ -278,7 +289,7 @@ impl View {
     }
 
     /// Digests with quarantined copies within bounds.
-    pub(super) fn bad_digests(&self, range: impl std::ops::RangeBounds<Digest>) -> Vec<Digest> {
+    pub(super) fn bad_digests(&self, range: impl RangeBounds<Digest>) -> Vec<Digest> {
         self.bad.range(range).map(|(digest, _)| *digest).collect()
     }
 
