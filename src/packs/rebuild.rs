@@ -64,8 +64,7 @@ impl PackedBackend {
         let mut damage = IndexDamage::default();
         let mut absent = Vec::new();
         {
-            let running: HashSet<_> =
-                packs.handles.all().iter().flat_map(|handle| handle.state().unrecorded()).collect();
+            let running = packs.unrecorded();
             let state = packs.state();
             let heads = || state.view.segments().values().map(|known| known.segment.head());
             let dropped: HashSet<_> = heads().flat_map(SegmentHead::dropped).collect();

@@ -144,15 +144,12 @@ impl PackedBackend {
 
     /// The copies of a chunk in packs other than these, which are about to vanish.
     pub(crate) fn copies_outside(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
-        self.copies(digest, |name| !names.contains(name))
+        self.copies_among(digest, View::reliable_places, |name| !names.contains(name))
     }
 
     /// The copies of a chunk in these packs, also retired ones.
     pub(crate) fn copies_within(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
-        let state = self.packs.state();
-        let mut places = state.view.readable_places(digest);
-        places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| names.contains(&pack.name)));
-        places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
+        self.copies_among(digest, View::readable_places, |name| names.contains(name))
     }
 
     /// The copies in a pack by its directory, whatever segments say. `None` if it is damaged.
@@ -178,9 +175,14 @@ impl PackedBackend {
         places.iter().filter_map(|place| Some(state.view.pack(place.pack)?.name)).collect()
     }
 
-    fn copies(&self, digest: &Digest, is_wanted: impl Fn(&PackName) -> bool) -> Vec<PackCopy> {
+    fn copies_among(
+        &self,
+        digest: &Digest,
+        places: impl Fn(&View, &Digest) -> Vec<Place>,
+        is_wanted: impl Fn(&PackName) -> bool,
+    ) -> Vec<PackCopy> {
         let state = self.packs.state();
-        let mut places = state.view.reliable_places(digest);
+        let mut places = places(&state.view, digest);
         places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| is_wanted(&pack.name)));
         places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
     }
@@ -267,17 +269,24 @@ impl Drop for PendingDrops<'_> {
 }
 
 impl Packs {
+    /// Packs that a writer of this process has yet to store or record.
+    pub(super) fn unrecorded(&self) -> HashSet<PackName> {
+        self.handles.all().iter().flat_map(|handle| handle.state().unrecorded()).collect()
+    }
+
     fn states(&self, listing: &PackListing) -> Vec<ListedPack> {
-        let unrecorded: BTreeSet<_> =
-            self.handles.all().iter().flat_map(|handle| handle.state().unrecorded()).collect();
+        let unrecorded = self.unrecorded();
         let state = self.state();
-        let state_of =
-            |name: &PackName| match state.view.known(*name).and_then(|number| state.view.pack(number)) {
+        let recorded = state.view.recorded();
+        let state_of = |name: &PackName| {
+            let known = state.view.known(*name).and_then(|number| Some((number, state.view.pack(number)?)));
+            match known {
                 _ if unrecorded.contains(name) => PackState::Unrecorded,
-                Some(pack) if pack.is_dropped => PackState::Dropped(pack.dropped_at),
-                Some(pack) if pack.is_recorded || pack.is_adopted => PackState::Recorded,
+                Some((_, pack)) if pack.is_dropped => PackState::Dropped(pack.dropped_at),
+                Some((number, pack)) if pack.is_adopted || recorded.contains(&number) => PackState::Recorded,
                 _ => PackState::Orphan,
-            };
+            }
+        };
         let listed = listing.packs.iter().map(|(name, (bytes, last_used))| ListedPack {
             bytes: *bytes,
             last_used: *last_used,
@@ -339,7 +348,7 @@ impl State {
     }
 
     /// Packs that this handle has yet to store or record, adopted ones apart.
-    pub(super) fn unrecorded(&self) -> Vec<PackName> {
+    fn unrecorded(&self) -> Vec<PackName> {
         let numbers = self.view.numbers();
         let packs = numbers.filter_map(|number| Some((number, self.view.pack(number)?)));
         let is_ours = |(number, pack): &(u32, &PackInfo)| {

@@ -223,7 +223,7 @@ impl State {
         self.writer.unrecorded.remove(&number);
         self.view.settle(&HashSet::from([number]));
         if let Some(pack) = self.view.pack_mut(number) {
-            (pack.is_adopted, pack.is_listed, pack.is_recorded) = (false, false, false);
+            (pack.is_adopted, pack.is_listed) = (false, false);
         }
     }
 

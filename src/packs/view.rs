@@ -49,7 +49,6 @@ impl Place {
 }
 
 /// The knowledge about a pack.
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug)]
 pub(super) struct PackInfo {
     pub(super) bytes: u64,
@@ -62,8 +61,6 @@ pub(super) struct PackInfo {
     pub(super) is_dropped: bool,
     /// The last listing of packs shows it, or this handle stored it since.
     pub(super) is_listed: bool,
-    /// A segment names it, or its directory was read.
-    pub(super) is_recorded: bool,
     /// Its directory was read, since no segment names it.
     pub(super) is_adopted: bool,
     /// The time of its put, as this process knows it or a listing shows it.
@@ -146,7 +143,6 @@ impl View {
             is_dropped: false,
             is_listed: true,
             is_adopted: false,
-            is_recorded: false,
             last_used: None,
             name,
             stored_bytes: None,
@@ -338,11 +334,6 @@ impl View {
             segment.records().iter().filter(is_copy).map(|record| record.pack).collect();
         let copied: Arc<[u32]> =
             copied.into_iter().filter_map(|pack| numbers.get(pack as usize).copied()).collect();
-        for number in copied.iter() {
-            if let Some(pack) = self.pack_mut(*number) {
-                pack.is_recorded = true;
-            }
-        }
         let known = Known { copied, numbers, segment: Arc::new(segment) };
         let records = known.segment.records().iter().filter(|record| record.kind != RecordKind::Copy);
         let excluded: Vec<_> = records
@@ -356,15 +347,12 @@ impl View {
 
     /// Forgets a segment that was replaced, or that the store does not have any more.
     pub(super) fn remove_segment(&mut self, name: &SegmentName) {
-        if self.segments.remove(name).is_none() {
-            return;
-        }
-        // Packs that only it named are orphans now.
-        let recorded: HashSet<u32> =
-            self.segments.values().flat_map(|known| known.copied.iter().copied()).collect();
-        for (number, pack) in (0..).zip(&mut self.packs) {
-            pack.is_recorded = recorded.contains(&number);
-        }
+        self.segments.remove(name);
+    }
+
+    /// Numbers of the packs of which segments name copies. The others are orphans, unless a writer has yet to record them.
+    pub(super) fn recorded(&self) -> HashSet<u32> {
+        self.segments.values().flat_map(|known| known.copied.iter().copied()).collect()
     }
 
     /// Ignores all copies in a pack from now on.
