@@ -167,7 +167,7 @@ impl Packs {
     ) -> (Vec<(Copy, Place)>, Option<Digest>) {
         let after = after.into_iter().chain(&query.after).max();
         let state = self.state();
-        let first = after.and_then(Copy::of).map_or(Bound::Unbounded, |copy| Bound::Included(copy.digest));
+        let first = after.and_then(Copy::of).map(|copy| copy.digest);
         let until = query.until.as_ref().and_then(Copy::of).map(|copy| copy.digest);
         let mut found = Candidates { first, found: BTreeMap::new(), limit: None, until };
         found.add_recent(&state.view);
@@ -190,9 +190,6 @@ impl Packs {
         for (digest, places) in &found {
             if limit.is_some_and(|limit| *digest > limit) {
                 break;
-            }
-            if query.until.as_ref().and_then(Copy::of).is_some_and(|until| *digest > until.digest) {
-                return (page, None);
             }
             let chunk = Copy { digest: *digest, quarantined: None };
             let counting = places.iter().filter(|place| state.view.counts(place));
@@ -220,7 +217,8 @@ impl Listings {
 
 /// All copies of the next digests.
 struct Candidates {
-    first: Bound<Digest>,
+    /// The first digest that is wanted.
+    first: Option<Digest>,
     found: BTreeMap<Digest, Vec<Place>>,
     /// The last digest of which all copies are known; `None` if there are no more.
     limit: Option<Digest>,
@@ -231,27 +229,21 @@ struct Candidates {
 impl Candidates {
     fn add_recent(&mut self, view: &View) {
         let (first, until) = (self.first, self.until);
-        let is_within = |digest: &Digest| {
-            until.is_none_or(|until| *digest <= until)
-                && match first {
-                    Bound::Included(first) => *digest >= first,
-                    _ => true,
-                }
+        let is_wanted = |digest: &Digest| {
+            first.is_none_or(|first| *digest >= first) && until.is_none_or(|until| *digest <= until)
         };
-        for (digest, places) in view.recent().iter().filter(|(digest, _)| is_within(digest)) {
+        for (digest, places) in view.recent().iter().filter(|(digest, _)| is_wanted(digest)) {
             self.found.entry(*digest).or_default().extend(places);
         }
-        for digest in view.bad_digests((first, Bound::Unbounded)) {
+        let from = first.map_or(Bound::Unbounded, Bound::Included);
+        for digest in view.bad_digests((from, Bound::Unbounded)).into_iter().filter(is_wanted) {
             self.found.entry(digest).or_default();
         }
     }
 
     fn add_segment(&mut self, known: &Known) {
         let records = known.segment.records();
-        let begin = match &self.first {
-            Bound::Included(first) => records.position(first),
-            _ => 0,
-        };
+        let begin = self.first.map_or(0, |first| records.position(&first));
         let mut digests = 0;
         let mut last = None;
         for record in (begin..records.len()).filter_map(|at| records.get(at)) {
@@ -261,9 +253,7 @@ impl Candidates {
             }
             if last != Some(digest) {
                 if digests == PAGE_ENTRIES {
-                    self.limit = Some(
-                        self.limit.map_or(last, |limit| last.map(|last| last.min(limit))).unwrap_or(digest),
-                    );
+                    self.limit = self.limit.into_iter().chain(last).min();
                     return;
                 }
                 digests += 1;
