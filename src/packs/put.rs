@@ -13,9 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::pack::{
-    MAX_LENGTH, MAX_PACK_BYTES, MAX_PACK_ENTRIES, MIN_LENGTH, PackClass, PackEntry, PackWriteError,
-};
+use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, blob_length};
 use crate::format::larder::segment::RecordKind;
 use crate::format::layout::Key;
 use crate::packs::view::{Contents, Place, View};
@@ -67,31 +65,26 @@ impl State {
         blob: &[u8],
         permit: Permit,
     ) -> Result<(Place, Vec<u32>)> {
-        let length = u32::try_from(blob.len()).ok();
-        if length.is_none_or(|length| !(MIN_LENGTH..=MAX_LENGTH).contains(&length)) {
-            let error = PackWriteError::Length { len: blob.len() };
-            return Err(Error::new(ErrorKind::InvalidInput, "store").on(Key::Chunk(digest)).because(error));
-        }
+        let failed = |kind, error| Error::new(kind, "store").on(Key::Chunk(digest)).because(error);
+        // Before any pack is closed or begun.
+        blob_length(blob).map_err(|error| failed(ErrorKind::InvalidInput, error))?;
         let mut closed = Vec::new();
         let is_full = |builder: &PackBuilder| {
             builder.size_with(blob.len()) > packs.limit_bytes()
                 || builder.entries().len() >= MAX_PACK_ENTRIES as usize
                 || builder.contains(&digest)
         };
-        if self.open_builder().is_some_and(|(_, builder)| is_full(builder)) {
+        if self.open_builder().is_some_and(|builder| is_full(builder)) {
             closed.extend(self.close());
         }
         let number = match self.writer.open {
             Some(number) => number,
             None => self.begin_pack(packs),
         };
-        // The pack is not full, and lacks the chunk.
-        let failed = |error: PackWriteError| {
-            Error::new(ErrorKind::Internal, "store").on(Key::Chunk(digest)).because(error)
-        };
-        let (_, builder) =
+        let builder =
             self.open_builder().ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;
-        let entry = builder.push(digest, blob).map_err(failed)?;
+        // The pack is not full, and lacks the chunk.
+        let entry = builder.push(digest, blob).map_err(|error| failed(ErrorKind::Internal, error))?;
         let is_full = builder.size() >= packs.target_bytes as u64;
         if let Some(info) = self.view.pack_mut(number) {
             info.last_used = Some(packs.runtime().now());
@@ -105,10 +98,10 @@ impl State {
         Ok((place, closed))
     }
 
-    fn open_builder(&mut self) -> Option<(u32, &mut PackBuilder)> {
+    fn open_builder(&mut self) -> Option<&mut PackBuilder> {
         let number = self.writer.open?;
         match self.view.pack_mut(number)?.contents.as_mut()? {
-            Contents::Open(builder) => Some((number, builder)),
+            Contents::Open(builder) => Some(builder),
             Contents::Closed(_) => None,
         }
     }

@@ -11,8 +11,8 @@ use crate::format::Digest;
 use crate::format::larder::pack::directory::PackDirectory;
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{
-    DIRECTORY_ENTRY_BYTES, ENTRY_HEADER_BYTES, HEADER_BYTES, MAX_LENGTH, MAX_PACK_BYTES, MAX_PACK_ENTRIES,
-    MIN_LENGTH, PackClass, PackEntry, PackHeader, PackWriteError, TRAILER_BYTES,
+    DIRECTORY_ENTRY_BYTES, ENTRY_HEADER_BYTES, HEADER_BYTES, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass,
+    PackEntry, PackHeader, PackWriteError, TRAILER_BYTES, blob_length,
 };
 
 /// A pack that grows, in one buffer.
@@ -46,8 +46,7 @@ impl PackBuilder {
     /// # Errors
     /// `Duplicate`; `Full` if the complete pack would exceed [`MAX_PACK_BYTES`] or [`MAX_PACK_ENTRIES`]; `Length`. The pack is as before then.
     pub(crate) fn push(&mut self, digest: Digest, blob: &[u8]) -> Result<PackEntry, PackWriteError> {
-        let len = u32::try_from(blob.len()).ok().filter(|len| (MIN_LENGTH..=MAX_LENGTH).contains(len));
-        let len = len.ok_or(PackWriteError::Length { len: blob.len() })?;
+        let len = blob_length(blob)?;
         let is_full = self.size_with(blob.len()) > MAX_PACK_BYTES.into();
         if is_full || self.entries.len() >= MAX_PACK_ENTRIES as usize {
             return Err(PackWriteError::Full);

@@ -100,6 +100,15 @@ pub(crate) const MIN_LENGTH: u32 = MIN_BLOB_BYTES as u32;
 #[expect(clippy::cast_possible_truncation, reason = "it is 44 more than 16 MiB")]
 pub(crate) const MAX_LENGTH: u32 = MAX_ENCODED_CHUNK_BYTES as u32;
 
+/// The length of a blob that a pack may contain.
+///
+/// # Errors
+/// `Length` for any other blob.
+pub(crate) fn blob_length(blob: &[u8]) -> Result<u32, PackWriteError> {
+    let len = u32::try_from(blob.len()).ok().filter(|len| (MIN_LENGTH..=MAX_LENGTH).contains(len));
+    len.ok_or(PackWriteError::Length { len: blob.len() })
+}
+
 /// Kind of the chunks of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PackClass {
