@@ -67,16 +67,15 @@ impl Backend for PackedBackend {
     }
 
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        let of_packs =
-            |removal: &Removal| Copy::of(&removal.key).map(|copy| self.packs.delete(copy, removal));
         let below: Vec<_> =
             removals.iter().filter(|removal| Copy::of(&removal.key).is_none()).map(enclose_removal).collect();
         let mut deleted =
             if below.is_empty() { Vec::new() } else { self.packs.inner.delete(&below).await? }.into_iter();
         let missing = |removal: &Removal| Err(Error::new(ErrorKind::Internal, "delete").on(&removal.key));
-        let results = removals
-            .iter()
-            .map(|removal| of_packs(removal).or_else(|| deleted.next()).unwrap_or_else(|| missing(removal)));
+        let results = removals.iter().map(|removal| match Copy::of(&removal.key) {
+            Some(copy) => self.packs.delete(copy, removal),
+            None => deleted.next().unwrap_or_else(|| missing(removal)),
+        });
         Ok(results.collect())
     }
 

@@ -36,13 +36,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::backend::{Cursor, Deleted, Removal};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::builder::SegmentBuilder;
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{RECORD_BYTES, RecordKind, Segment, SegmentWriteError};
+use crate::format::larder::segment::{RECORD_BYTES, RecordKind, SegmentWriteError};
 use crate::format::layout::Key;
-use crate::packs::send::{joined, unencodable};
+use crate::packs::send::unencodable;
 use crate::packs::view::{Known, View};
 use crate::packs::{PackedBackend, Packs};
 
@@ -116,26 +116,18 @@ impl Packs {
     /// Stores the merged segment of a group. Returns `false` if the group cannot be merged.
     async fn merge(self: &Arc<Self>, compaction: &Compaction<'_>, group: &Group) -> Result<bool> {
         let _alone = self.recording.lock().await;
-        let (name, builder) = {
+        let builder = {
             let mut state = self.state();
             let name = SegmentName { session: self.session, n: state.writer.next_segment };
             let Ok(builder) = compaction.merged(&state.view, group, name) else { return Ok(false) };
             state.writer.next_segment += 1;
-            (name, builder)
+            builder
         };
-        let encoded = self.runtime().run_blocking("encode an index segment", move || {
-            Ok(builder.finish().map(|finished| joined(&finished)))
-        });
-        let bytes = match encoded.await? {
+        let segment = match self.put_segment(builder).await? {
             // Two segments differ about a pack. Both stay.
             Err(SegmentWriteError::Conflict) => return Ok(false),
-            encoded => encoded.map_err(unencodable)?,
+            stored => stored.map_err(unencodable)?,
         };
-        self.handles.note_segment(name);
-        self.inner.put(&Key::Segment(name), bytes.clone(), self.inner.capabilities().create_mode()).await?;
-        let segment = Segment::parse(&name, &bytes).map_err(|error| {
-            Error::new(ErrorKind::Internal, "store").on(Key::Segment(name)).because(error)
-        })?;
         let mut state = self.state();
         state.view.add_segment(segment, None);
         for name in group {

@@ -80,17 +80,7 @@ impl Packs {
         // Packs are durable before a segment names them.
         self.inner.barrier().await?;
         let Draft { builder, drops, exclusions, packs } = draft;
-        let finished = self.runtime().run_blocking("encode an index segment", move || {
-            let finished = builder.finish().map_err(unencodable)?;
-            Ok((finished.name, joined(&finished)))
-        });
-        let (name, bytes) = finished.await?;
-        // Also if the put fails: it may be stored.
-        self.handles.note_segment(name);
-        self.inner.put(&Key::Segment(name), bytes.clone(), self.inner.capabilities().create_mode()).await?;
-        let segment = Segment::parse(&name, &bytes).map_err(|error| {
-            Error::new(ErrorKind::Internal, "store").on(Key::Segment(name)).because(error)
-        })?;
+        let segment = self.put_segment(builder).await?.map_err(unencodable)?;
         // Unknown if the clock cannot be read: dropped packs stay longer then.
         let stored = if drops.is_empty() { None } else { self.inner.clock().await.ok() };
         let mut state = self.state();
@@ -105,6 +95,26 @@ impl Packs {
         drop(state);
         self.note_recorded();
         Ok(())
+    }
+
+    /// Encodes and stores a segment. Returns an error of its own if it cannot be encoded; nothing was stored then.
+    pub(super) async fn put_segment(
+        &self,
+        builder: SegmentBuilder,
+    ) -> Result<Result<Segment, SegmentWriteError>> {
+        let encode = move || Ok(builder.finish().map(|finished| (finished.name, joined(&finished))));
+        let (name, bytes) = match self.runtime().run_blocking("encode an index segment", encode).await? {
+            Err(error) => return Ok(Err(error)),
+            Ok(encoded) => encoded,
+        };
+        let key = Key::Segment(name);
+        // Also if the put fails: it may be stored.
+        self.handles.note_segment(name);
+        self.inner.put(&key, bytes.clone(), self.inner.capabilities().create_mode()).await?;
+        let parsed = Segment::parse(&name, &bytes);
+        let parsed =
+            parsed.map_err(|error| Error::new(ErrorKind::Internal, "store").on(&key).because(error))?;
+        Ok(Ok(parsed))
     }
 
     fn draft(&self) -> Result<Option<Draft>> {
@@ -264,7 +274,7 @@ impl State {
     }
 }
 
-pub(super) fn joined(finished: &FinishedSegment) -> Bytes {
+fn joined(finished: &FinishedSegment) -> Bytes {
     let mut bytes = BytesMut::with_capacity(finished.parts.iter().map(Bytes::len).sum());
     for part in &finished.parts {
         bytes.extend_from_slice(part);
