@@ -110,8 +110,7 @@ impl Codecs {
         if Digest::of_chunk(&plaintext, key) == digest {
             return Ok(plaintext);
         }
-        let error = Error::new(ErrorKind::Corrupt, "decode chunk").on(digest);
-        Err(error.because("the contents have another digest"))
+        Err(other_digest(digest, "decode chunk"))
     }
 
     /// Checks the stored form of a chunk, as far as possible without a key: a plain one against its digest, an encrypted one
@@ -129,6 +128,22 @@ impl Codecs {
             return Err(failed(DecodeError::Size { want: length, have }));
         }
         Ok(kind)
+    }
+
+    /// As [`inspect`](Self::inspect), for a chunk of unknown length.
+    pub(crate) fn inspect_any(&self, encoded: Bytes, digest: Digest) -> Result<()> {
+        let failed = |error| decode_error(error, "check chunk").on(digest);
+        let blob = Blob::parse(encoded).map_err(failed)?;
+        if blob.kind().is_encrypted() {
+            return blob.check_crc().map_err(failed);
+        }
+        let mut decoder = self.decoder();
+        let decoded = decode_any(&mut decoder, &blob, MAX_CHUNK_BYTES, None);
+        self.keep_decoder(decoder);
+        if Digest::of(&decoded.map_err(failed)?) == digest {
+            return Ok(());
+        }
+        Err(other_digest(digest, "check chunk"))
     }
 
     /// Checks a stored chunk without keeping its contents. The key is for an encrypted one; without it only the checksum is verified.
@@ -151,9 +166,7 @@ impl Codecs {
         let fitting = if length > MAX_CHUNK_BYTES { None } else { Some(length) };
         let examined = match fitting.map(|length| self.decode_parsed(&mut decoder, &blob, length, key)) {
             Some(Ok(plaintext)) if Digest::of_chunk(&plaintext, key) == digest => Ok(good),
-            Some(Ok(_)) => Err(Error::new(ErrorKind::Corrupt, "check chunk")
-                .on(digest)
-                .because("the contents have another digest")),
+            Some(Ok(_)) => Err(other_digest(digest, "check chunk")),
             failed => {
                 // The index may be wrong about the length.
                 let any = decode_any(&mut decoder, &blob, MAX_CHUNK_BYTES, key);
@@ -209,6 +222,10 @@ fn decode_any(
     let mut plaintext = Vec::new();
     decoder.decrypt(blob, key, &mut plaintext, limit)?;
     Ok(plaintext.into())
+}
+
+fn other_digest(digest: Digest, action: &'static str) -> Error {
+    Error::new(ErrorKind::Corrupt, action).on(digest).because("the contents have another digest")
 }
 
 fn decode_error(error: DecodeError, action: &'static str) -> Error {

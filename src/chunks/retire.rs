@@ -1,11 +1,23 @@
 //! Retirement of chunks in packs: the decision which copies a vanishing pack must leave behind.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use crate::chunks::ChunkStore;
+use crate::error::Result;
 use crate::format::Digest;
 use crate::packs::PackedBackend;
 use crate::packs::reclaim::PackCopy;
 
 impl ChunkStore {
+    /// Checks the stored form of a copy that is about to be relied on, as far as that is possible without a key.
+    pub(crate) async fn check_copy(&self, digest: Digest, blob: Bytes) -> Result<Result<Bytes>> {
+        let codecs = Arc::clone(self.codecs());
+        let check = move || Ok(codecs.inspect_any(blob.clone(), digest).map(|()| blob));
+        self.backend.runtime().run_blocking("check chunk", check).await
+    }
+
     /// Hides those of the copies from writers that nothing needs, and returns the others.
     ///
     /// Each decision is made under the digest lock, which is taken without waiting: a task with the lock is about to use the chunk (I3, H6). A

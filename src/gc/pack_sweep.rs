@@ -10,7 +10,6 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::digest_set::mark_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
-use crate::format::blob::{Blob, BlobDecoder, MAX_CHUNK_BYTES, PlaintextSize};
 use crate::format::layout::{Key, PackName};
 use crate::gc::options::GcEvent;
 use crate::gc::pack_plan::deletes_at_once;
@@ -241,9 +240,7 @@ impl GcPlan {
             }
             blob => blob?,
         };
-        let (digest, runtime) = (copy.digest, self.store.inner().runtime());
-        let check = move || Ok(check_blob(digest, blob.clone()).map(|()| blob));
-        runtime.run_blocking("check chunk", check).await
+        self.store.inner().chunks().check_copy(copy.digest, blob).await
     }
 
     async fn delete_packs(&mut self, packs: &PackedBackend, names: &[PackName]) -> Result<()> {
@@ -256,23 +253,6 @@ impl GcPlan {
         }
         Ok(())
     }
-}
-
-/// Checks a blob as far as that is possible without a key.
-fn check_blob(digest: Digest, bytes: Bytes) -> Result<()> {
-    let bad = |why: Error| Error::new(ErrorKind::Corrupt, "copy chunk").on(digest).because(why);
-    let corrupt = |error| Error::new(ErrorKind::Corrupt, "decode chunk").because(error);
-    let blob = Blob::parse(bytes).map_err(corrupt).map_err(bad)?;
-    blob.check_crc().map_err(corrupt).map_err(bad)?;
-    if blob.kind().is_encrypted() {
-        return Ok(());
-    }
-    let plaintext = BlobDecoder::new().decode_bytes(&blob, PlaintextSize::AtMost(MAX_CHUNK_BYTES));
-    if Digest::of(&plaintext.map_err(corrupt).map_err(bad)?) == digest {
-        return Ok(());
-    }
-    let error = Error::new(ErrorKind::Corrupt, "copy chunk").on(digest);
-    Err(error.because("its contents have another digest"))
 }
 
 #[cfg(all(test, feature = "testing"))]

@@ -187,8 +187,10 @@ impl Scan<'_> {
 
     /// Counts a chunk, or a quarantined copy, that stays in its pack.
     fn note_live(&mut self, info: &ObjectInfo) {
-        let is_packed = self.counting.store.inner().packs().is_some();
-        let Some(pack) = pack_of(&info.version).filter(|_| is_packed) else { return };
+        if self.counting.store.inner().packs().is_none() {
+            return;
+        }
+        let Some(pack) = pack_of(&info.version) else { return };
         match info.key {
             Key::Chunk(_) => self.census.note_live(pack, info.size),
             _ => self.census.live.entry(pack).or_default().is_kept = true,
