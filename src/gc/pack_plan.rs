@@ -12,6 +12,8 @@
 //!
 //! [`crate::packs::reclaim`] has the order of the steps.
 
+use std::time::SystemTime;
+
 use crate::backend::Cursor;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::PackName;
@@ -33,9 +35,9 @@ const SMALL_SHARE: u64 = 4;
 /// The treatment of the packs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Actions {
-    /// Those that were dropped before.
+    /// Packs that an earlier collection dropped.
     pub(super) dropped: Vec<PackName>,
-    /// Those that are dropped now, with the bytes to copy before.
+    /// Packs to drop, with the bytes to copy first.
     pub(super) vanish: Vec<(PackName, u64)>,
     pub(super) plan: PackPlan,
 }
@@ -56,7 +58,7 @@ pub(super) async fn prepare(
     packs.list_states(begin).await
 }
 
-/// Decides what becomes of the packs.
+/// Decides which packs vanish, and how.
 pub(super) fn decide(
     store: &Datastore,
     listed: &[ListedPack],
@@ -79,6 +81,11 @@ pub(super) fn decide(
     }
     decision.rewrite();
     decision.actions
+}
+
+/// Returns `true` if every view has what was stored at this time.
+pub(super) fn is_settled(at: Option<SystemTime>, deletes_at_once: bool, times: Times) -> bool {
+    deletes_at_once || at.is_some_and(|at| times.is_old(at))
 }
 
 /// Returns `true` if a dropped pack may be deleted at once: no other process has a view without the drop.
@@ -106,7 +113,7 @@ impl Decision<'_> {
         let plan = &mut self.actions.plan;
         plan.packs.add(pack.bytes);
         match pack.state {
-            PackState::Dropped(at) if self.deletes_at_once || at.is_some_and(|at| self.times.is_old(at)) => {
+            PackState::Dropped(at) if is_settled(at, self.deletes_at_once, self.times) => {
                 plan.delete.add(pack.bytes);
                 self.actions.dropped.push(pack.name);
                 return;

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::{Key, PackName};
 use crate::gc::options::GcEvent;
-use crate::gc::pack_plan::deletes_at_once;
+use crate::gc::pack_plan::{deletes_at_once, is_settled};
 use crate::gc::plan::GcPlan;
 use crate::gc::report::ChunkTally;
 use crate::packs::PackedBackend;
@@ -33,7 +33,7 @@ const COPIES_IN_FLIGHT: u64 = 1024;
 struct Retired {
     /// Number of dead ones in each pack, and their bytes.
     dead: BTreeMap<PackName, ChunkTally>,
-    /// Those that must have another copy first.
+    /// Copies that must exist elsewhere before their packs vanish.
     needed: Vec<(PackName, PackCopy)>,
 }
 
@@ -69,11 +69,8 @@ impl GcPlan {
         let store = self.store.clone();
         let (Some(packs), Some(begin)) = (store.inner().packs(), &self.begin) else { return Ok(()) };
         self.held.guard.check().await?;
-        let at_once = deletes_at_once(&store, &self.options);
-        let times = self.times;
-        let is_settled =
-            move |stored: Option<SystemTime>| at_once || stored.is_some_and(|at| times.is_old(at));
-        match packs.compact(begin, &is_settled).await {
+        let (at_once, times) = (deletes_at_once(&store, &self.options), self.times);
+        match packs.compact(begin, &move |stored| is_settled(stored, at_once, times)).await {
             // The garbage is gone in any case.
             Err(error) if error.kind() == ErrorKind::Full => self.progress.remarks.push(error),
             compacted => {
@@ -90,7 +87,7 @@ impl GcPlan {
         let mut copies = BTreeMap::new();
         for name in names {
             let bytes = self.packs.get(name).map_or(0, |pack| pack.bytes);
-            // It stays if its directory cannot be read: nobody knows what it has.
+            // It stays if its directory cannot be read: its chunks are unknown.
             copies.extend(packs.copies_by_directory(*name, bytes).await?.map(|copies| (*name, copies)));
         }
         let names = copies.keys().copied().collect();
@@ -145,7 +142,7 @@ impl GcPlan {
             if copies.contains_key(&name) {
                 continue;
             }
-            // Without a record nobody knows what it has, unless its directory tells.
+            // No record names its chunks; its directory does, if it can be read.
             let bytes = self.packs.get(&name).map_or(0, |pack| pack.bytes);
             match packs.copies_by_directory(name, bytes).await? {
                 Some(found) => drop(copies.insert(name, found)),
@@ -180,7 +177,7 @@ impl GcPlan {
         Ok(())
     }
 
-    /// Retires what nothing needs of the packs.
+    /// Retires the copies that nothing needs.
     fn retire(
         &self,
         packs: &PackedBackend,
@@ -191,8 +188,8 @@ impl GcPlan {
         let mut seen = BTreeSet::new();
         for (name, copies) in copies {
             let last_used = self.packs.get(&name).map_or(self.times.now, |pack| pack.last_used);
-            let is_needed = |digest: &Digest| is_used(digest, last_used);
-            let needed = self.store.inner().chunks().retire(packs, &copies, is_needed);
+            let needed =
+                self.store.inner().chunks().retire(packs, &copies, |digest| is_used(digest, last_used));
             let stay: HashSet<_> = needed.iter().map(|copy| copy.digest).collect();
             for copy in copies.iter().filter(|copy| !stay.contains(&copy.digest)) {
                 retired.dead.entry(name).or_default().add(copy.bytes());

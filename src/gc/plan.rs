@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use crate::backend::Cursor;
-use crate::backend::LockGuard;
+use crate::backend::{Cursor, LockGuard};
 use crate::chunks::PinHold;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
@@ -16,8 +15,7 @@ use crate::gc::census::{Census, Times};
 use crate::gc::damage::{Damage, DamageSearch};
 use crate::gc::mark::{Marked, mark};
 use crate::gc::options::GcOptions;
-use crate::gc::pack_plan;
-use crate::gc::pack_plan::Actions;
+use crate::gc::pack_plan::{self, Actions};
 use crate::gc::progress::Progress;
 use crate::gc::report::{GcSummary, PackPlan};
 use crate::gc::scan::Counting;
@@ -38,7 +36,7 @@ pub(super) struct Held {
 #[derive(Debug)]
 #[must_use = "nothing is removed before `execute`"]
 pub struct GcPlan {
-    /// What becomes of the packs of a packed store.
+    /// The treatment of the packs of a packed store.
     pub(super) actions: Actions,
     /// The cursor of all listings of chunks.
     pub(super) begin: Option<Cursor>,
