@@ -84,12 +84,8 @@ impl GcPlan {
 
     /// Deletes packs that an earlier collection dropped.
     async fn delete_dropped(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
-        let mut copies = BTreeMap::new();
-        for name in names {
-            let bytes = self.packs.get(name).map_or(0, |pack| pack.bytes);
-            // It stays if its directory cannot be read: its chunks are unknown.
-            copies.extend(packs.copies_by_directory(*name, bytes).await?.map(|copies| (*name, copies)));
-        }
+        // A pack stays if its directory cannot be read: its chunks are unknown.
+        let copies = packs.copies_by_directory(self.sized(names.iter())).await?;
         let names = copies.keys().copied().collect();
         // Their chunks were judged before the drop. Only one that a snapshot or a writer uses now is needed.
         let marks = &self.marked.set;
@@ -138,17 +134,10 @@ impl GcPlan {
             }
         }
         let mut copies = packs.copies_in(&names);
-        for name in names.clone() {
-            if copies.contains_key(&name) {
-                continue;
-            }
-            // No record names its chunks; its directory does, if it can be read.
-            let bytes = self.packs.get(&name).map_or(0, |pack| pack.bytes);
-            match packs.copies_by_directory(name, bytes).await? {
-                Some(found) => drop(copies.insert(name, found)),
-                None => drop(names.remove(&name)),
-            }
-        }
+        // Where no record names the chunks, the directory does, if it can be read.
+        let unnamed = self.sized(names.iter().filter(|name| !copies.contains_key(name)));
+        copies.extend(packs.copies_by_directory(unnamed).await?);
+        names.retain(|name| copies.contains_key(name));
         let counting = self.counting();
         let is_used = |digest: &Digest, last_used| counting.is_needed_since(digest, last_used);
         let Retired { dead, needed } = self.retire(packs, copies, is_used);
@@ -175,6 +164,15 @@ impl GcPlan {
             self.delete_packs(packs, &names).await?;
         }
         Ok(())
+    }
+
+    /// The packs with their sizes.
+    fn sized<'a>(&self, names: impl Iterator<Item = &'a PackName>) -> Vec<(PackName, u64)> {
+        names.map(|name| (*name, self.pack_bytes(name))).collect()
+    }
+
+    fn pack_bytes(&self, name: &PackName) -> u64 {
+        self.packs.get(name).map_or(0, |pack| pack.bytes)
     }
 
     /// Retires the copies that nothing needs.
@@ -244,7 +242,7 @@ impl GcPlan {
         self.held.guard.check().await?;
         for (name, deleted) in names.iter().zip(packs.delete_packs(names).await?) {
             match deleted {
-                Ok(_) => self.progress.packs.add(self.packs.get(name).map_or(0, |pack| pack.bytes)),
+                Ok(_) => self.progress.packs.add(self.pack_bytes(name)),
                 Err(error) => self.progress.fail(Key::Pack(*name), error),
             }
         }

@@ -152,20 +152,25 @@ impl PackedBackend {
         self.copies_among(digest, View::readable_places, |name| names.contains(name))
     }
 
-    /// The copies in a pack by its directory, whatever segments say. `None` if it is damaged.
+    /// The copies in packs of these sizes by their directories, whatever segments say. Packs with a damaged directory are left out.
     ///
     /// # Errors
-    /// Any failure to read the directory.
+    /// Any failure to read the directories.
     pub(crate) async fn copies_by_directory(
         &self,
-        name: PackName,
-        bytes: u64,
-    ) -> Result<Option<Vec<PackCopy>>> {
-        let Some(directory) = self.packs.read_directory(name, bytes).await? else { return Ok(None) };
-        let mut state = self.packs.state();
-        let number = state.view.number_of(name, directory.class(), bytes);
-        let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
-        Ok(Some(directory.entries().iter().map(copy).collect()))
+        packs: Vec<(PackName, u64)>,
+    ) -> Result<BTreeMap<PackName, Vec<PackCopy>>> {
+        let reads = packs.into_iter().map(|(name, bytes)| self.packs.read_directory(name, bytes));
+        let mut reads = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT);
+        let mut copies = BTreeMap::new();
+        while let Some(directory) = reads.try_next().await? {
+            let Some(directory) = directory else { continue };
+            let (bytes, name) = (directory.pack_bytes().into(), directory.name());
+            let number = self.packs.state().view.number_of(name, directory.class(), bytes);
+            let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
+            copies.insert(name, directory.entries().iter().map(copy).collect());
+        }
+        Ok(copies)
     }
 
     /// The packs with a copy of a chunk, whatever its state.
