@@ -14,7 +14,7 @@ use crate::format::larder::segment::builder::SegmentBuilder;
 use crate::format::larder::segment::head::{HeadPart, SegmentHead};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
-use crate::format::larder::segment::{RecordKind, Segment, SegmentPack};
+use crate::format::larder::segment::{Segment, SegmentPack};
 use crate::format::layout::Key;
 
 /// Session of all packs and segments here.
@@ -152,7 +152,7 @@ pub fn segment(
         };
         last = Some((n, number));
         let offset = 1024 + u32::try_from(at).ok()?.checked_mul(len + 64)?;
-        builder.push(number, PackEntry { digest, len, offset }, RecordKind::Copy).ok()?;
+        builder.push(number, PackEntry { digest, len, offset }).ok()?;
     }
     let parts = builder.finish().ok()?.parts;
     Some((Key::Segment(name), parts.iter().flatten().copied().collect()))

@@ -10,7 +10,7 @@ use crate::backend::{
     ObjectInfo, PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::larder::segment::RecordKind;
+use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::{Key, Prefix};
 use crate::packs::enclosed::{enclose, enclose_query, enclose_removal, expose_info, expose_page};
 use crate::packs::lookup::Copy;
@@ -120,7 +120,7 @@ impl Packs {
             return Err(Error::new(ErrorKind::Conflict, "delete").on(&removal.key));
         }
         for place in places {
-            state.exclude(copy.digest, place, RecordKind::Deleted);
+            state.exclude(copy.digest, place, ExclusionReason::Deleted);
         }
         Ok(Deleted::Removed)
     }

@@ -23,7 +23,7 @@
 //! | fact of a segment that it replaces | kept |
 //! |---|---|
 //! | a pack, its copies, the bad and deleted ones | unless the pack was dropped |
-//! | a copy that is bad or deleted | only as such |
+//! | a copy that is bad or deleted | only as an exclusion |
 //! | the drop of a pack | while the pack is listed, or a segment outside of the group names it: without the drop, writers would rely on a pack that is gone |
 //! | the name of a segment that was replaced earlier | while that one is listed: without the name, its facts would hold again |
 //!
@@ -40,7 +40,7 @@ use crate::error::{Error, Result};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::builder::SegmentBuilder;
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{RECORD_BYTES, RecordKind, SegmentWriteError};
+use crate::format::larder::segment::{RECORD_BYTES, SegmentWriteError};
 use crate::format::layout::Key;
 use crate::packs::send::unencodable;
 use crate::packs::view::{Known, View};
@@ -124,8 +124,8 @@ impl Packs {
             builder
         };
         let segment = match self.put_segment(builder).await? {
-            // Two segments differ about a pack. Both stay.
-            Err(SegmentWriteError::Conflict) => return Ok(false),
+            // Two segments differ about a pack, or there is too much to say. All stay.
+            Err(SegmentWriteError::Conflict | SegmentWriteError::TooLarge) => return Ok(false),
             stored => stored.map_err(unencodable)?,
         };
         let mut state = self.state();
@@ -169,10 +169,9 @@ impl Compaction<'_> {
     fn is_wasteful(&self, view: &View, known: &Known) -> bool {
         let records = known.segment.records();
         let dead = records.iter().filter(|record| {
-            known.place(record).is_some_and(|place| {
-                self.is_gone(view, place.pack)
-                    || (record.kind == RecordKind::Copy && view.is_excluded(&place))
-            })
+            known
+                .place(record)
+                .is_some_and(|place| self.is_gone(view, place.pack) || view.is_excluded(&place))
         });
         dead.count() * 100 > records.len() * DEAD_PERCENT
     }
@@ -202,8 +201,14 @@ impl Compaction<'_> {
             for record in known.segment.records().iter() {
                 let Some(number) = numbers.get(&record.pack) else { continue };
                 let is_excluded = known.place(&record).is_some_and(|place| view.is_excluded(&place));
-                if record.kind != RecordKind::Copy || !is_excluded {
-                    builder.push(*number, record.entry, record.kind)?;
+                if !is_excluded {
+                    builder.push(*number, record.entry)?;
+                }
+            }
+            for exclusion in known.segment.head().exclusions() {
+                let is_gone = view.known(exclusion.pack).is_some_and(|number| self.is_gone(view, number));
+                if !is_gone {
+                    builder.exclude(exclusion)?;
                 }
             }
             for earlier in known.segment.head().replaced().filter(|name| self.times.contains_key(name)) {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::backend::{Backend as _, Cursor, Housekeeping, ObjectInfo, Orphan, PutMode, Version};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::larder::segment::RecordKind;
+use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::{Key, Prefix};
 use crate::packs::enclosed::{enclose, enclose_orphan, enclose_paths, expose_info, expose_orphan};
 use crate::packs::lookup::Copy;
@@ -97,7 +97,7 @@ impl Packs {
             return Err(Error::new(ErrorKind::AlreadyExists, "copy").on(chunk.key()));
         }
         for place in places {
-            state.exclude(chunk.digest, place, RecordKind::Bad);
+            state.exclude(chunk.digest, place, ExclusionReason::Bad);
         }
         Ok(version_of(&state.view, &first))
     }

@@ -12,7 +12,6 @@ use crate::backend::{Cursor, ListEntry, ListPage, ListQuery, Pager};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::segment::RecordKind;
 use crate::format::layout::{Key, Prefix};
 use crate::packs::Packs;
 use crate::packs::lookup::Copy;
@@ -259,9 +258,7 @@ impl Candidates {
                 digests += 1;
                 last = Some(digest);
             }
-            if record.kind == RecordKind::Copy
-                && let Some(place) = known.place(&record)
-            {
+            if let Some(place) = known.place(&record) {
                 let places = self.found.entry(digest).or_default();
                 if !places.contains(&place) {
                     places.push(place);

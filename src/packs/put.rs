@@ -14,7 +14,7 @@ use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, blob_length};
-use crate::format::larder::segment::RecordKind;
+use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::Key;
 use crate::packs::view::{Contents, Place, View};
 use crate::packs::{Packs, State};
@@ -27,7 +27,7 @@ pub(super) const SLACK_BYTES: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// Facts about copies that no segment has.
-    pub(super) exclusions: Vec<(Digest, Place, RecordKind)>,
+    pub(super) exclusions: Vec<(Digest, Place, ExclusionReason)>,
     /// Dropped packs that no segment names as such.
     pub(super) drops: BTreeSet<PackName>,
     /// The failure after which chunks are only in memory.
@@ -180,7 +180,7 @@ impl Packs {
             let (place, closed) = state.append(self, digest, blob, permit)?;
             // The caller read the old copies, and they are bad.
             for place in places {
-                state.exclude(digest, place, RecordKind::Bad);
+                state.exclude(digest, place, ExclusionReason::Bad);
             }
             (version_of(&state.view, &place), closed)
         };
@@ -237,9 +237,9 @@ impl Drop for Starved<'_> {
 
 impl State {
     /// Excludes a copy, and notes that for the next segment.
-    pub(super) fn exclude(&mut self, digest: Digest, place: Place, kind: RecordKind) {
-        self.view.exclude(digest, place, kind);
-        self.writer.exclusions.push((digest, place, kind));
+    pub(super) fn exclude(&mut self, digest: Digest, place: Place, reason: ExclusionReason) {
+        self.view.exclude(digest, place, reason);
+        self.writer.exclusions.push((digest, place, reason));
     }
 }
 

@@ -32,7 +32,6 @@ use crate::format::Digest;
 use crate::format::larder::pack::PackEntry;
 use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::segment::RecordKind;
 use crate::format::layout::Key;
 use crate::packs::list::PackListing;
 use crate::packs::salvage::{Salvaged, is_damage};
@@ -384,7 +383,7 @@ impl View {
             if !known.numbers.iter().any(|number| wanted.contains_key(number)) {
                 continue;
             }
-            for record in known.segment.records().iter().filter(|record| record.kind == RecordKind::Copy) {
+            for record in known.segment.records().iter() {
                 if let Some(place) = known.place(&record) {
                     add(record.entry.digest, place);
                 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{RecordKind, Segment, SegmentPack, SegmentWriteError};
+use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentPack, SegmentWriteError};
 use crate::format::layout::Key;
 use crate::packs::view::Contents;
 use crate::packs::{Packs, State};
@@ -76,7 +76,13 @@ impl Packs {
     /// Stores a segment with all that no segment has, if there is anything.
     pub(super) async fn record(self: &Arc<Self>) -> Result<()> {
         let _alone = self.recording.lock().await;
-        let Some(draft) = self.draft()? else { return Ok(()) };
+        while let Some(draft) = self.draft()? {
+            self.record_draft(draft).await?;
+        }
+        Ok(())
+    }
+
+    async fn record_draft(&self, draft: Draft) -> Result<()> {
         // Packs are durable before a segment names them.
         self.inner.barrier().await?;
         let Draft { builder, drops, exclusions, packs } = draft;
@@ -123,7 +129,10 @@ impl Packs {
         let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
         // Those of a pack that is not stored follow with it.
         let exclusions = state.writer.exclusions.iter();
-        let exclusions = exclusions.take_while(|(_, place, _)| !state.view.is_in_memory(place.pack)).count();
+        let exclusions = exclusions
+            .take_while(|(_, place, _)| !state.view.is_in_memory(place.pack))
+            .take(MAX_EXCLUSIONS as usize)
+            .count();
         if packs.is_empty() && exclusions == 0 && state.writer.drops.is_empty() {
             return Ok(None);
         }
@@ -134,12 +143,13 @@ impl Packs {
             let pack = state.segment_pack(*number)?;
             let number_in_segment = builder.add_pack(pack).map_err(unencodable)?;
             for entry in state.writer.unrecorded.get(number).into_iter().flatten() {
-                builder.push(number_in_segment, *entry, RecordKind::Copy).map_err(unencodable)?;
+                builder.push(number_in_segment, *entry).map_err(unencodable)?;
             }
         }
-        for (digest, place, kind) in &state.writer.exclusions[..exclusions] {
-            let number = builder.add_pack(state.segment_pack(place.pack)?).map_err(unencodable)?;
-            builder.push(number, place.entry(*digest), *kind).map_err(unencodable)?;
+        for (digest, place, reason) in state.writer.exclusions.iter().take(exclusions) {
+            let Some(pack) = state.view.pack(place.pack).map(|pack| pack.name) else { continue };
+            let exclusion = Exclusion { entry: place.entry(*digest), pack, reason: *reason };
+            builder.exclude(exclusion).map_err(unencodable)?;
         }
         for name in &state.writer.drops {
             builder.drop_pack(*name);

@@ -13,7 +13,7 @@ use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{PackClass, PackEntry};
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{RecordKind, Segment, SegmentRecord};
+use crate::format::larder::segment::{Exclusion, ExclusionReason, Segment, SegmentRecord};
 use crate::packs::retirement::Retirement;
 
 /// One copy of a chunk.
@@ -89,8 +89,6 @@ pub(super) enum Contents {
 /// A segment, with the numbers that its packs have in this view.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
-    /// The packs of which it names copies.
-    copied: Arc<[u32]>,
     pub(super) numbers: Arc<[u32]>,
     pub(super) segment: Arc<Segment>,
 }
@@ -254,11 +252,7 @@ impl View {
     pub(super) fn all_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.recent.get(digest).cloned().unwrap_or_default();
         for known in self.segments.values() {
-            for record in known.segment.find(digest) {
-                if record.kind == RecordKind::Copy {
-                    places.extend(known.place(&record));
-                }
-            }
+            places.extend(known.segment.find(digest).filter_map(|record| known.place(&record)));
         }
         let mut seen = HashSet::new();
         places.retain(|place| seen.insert(place.key()));
@@ -300,8 +294,8 @@ impl View {
     }
 
     /// Excludes a copy; it is shown as a quarantined copy if it is bad.
-    pub(super) fn exclude(&mut self, digest: Digest, place: Place, kind: RecordKind) {
-        if self.excluded.insert(place.key()) && kind == RecordKind::Bad {
+    pub(super) fn exclude(&mut self, digest: Digest, place: Place, reason: ExclusionReason) {
+        if self.excluded.insert(place.key()) && reason == ExclusionReason::Bad {
             self.bad.entry(digest).or_default().push(place);
         }
     }
@@ -328,21 +322,11 @@ impl View {
                 pack.dropped_at = pack.dropped_at.into_iter().chain(stored).min();
             }
         }
-        // A pack is in the table too if a record says that a copy in it is bad.
-        let is_copy = |record: &SegmentRecord| record.kind == RecordKind::Copy;
-        let copied: HashSet<u32> =
-            segment.records().iter().filter(is_copy).map(|record| record.pack).collect();
-        let copied: Arc<[u32]> =
-            copied.into_iter().filter_map(|pack| numbers.get(pack as usize).copied()).collect();
-        let known = Known { copied, numbers, segment: Arc::new(segment) };
-        let records = known.segment.records().iter().filter(|record| record.kind != RecordKind::Copy);
-        let excluded: Vec<_> = records
-            .filter_map(|record| Some((record.entry.digest, known.place(&record)?, record.kind)))
-            .collect();
-        for (digest, place, kind) in excluded {
-            self.exclude(digest, place, kind);
+        for Exclusion { entry, pack, reason } in head.exclusions() {
+            let number = self.number_of(pack, PackClass::Data, 0);
+            self.exclude(entry.digest, Place::of(number, &entry), reason);
         }
-        self.segments.insert(known.segment.head().name(), known);
+        self.segments.insert(head.name(), Known { numbers, segment: Arc::new(segment) });
     }
 
     /// Forgets a segment that was replaced, or that the store does not have any more.
@@ -350,9 +334,9 @@ impl View {
         self.segments.remove(name);
     }
 
-    /// Numbers of the packs of which segments name copies. The others are orphans, unless a writer has yet to record them.
+    /// Numbers of the packs whose copies segments name. The others are orphans, unless a writer has yet to record them.
     pub(super) fn recorded(&self) -> HashSet<u32> {
-        self.segments.values().flat_map(|known| known.copied.iter().copied()).collect()
+        self.segments.values().flat_map(|known| known.numbers.iter().copied()).collect()
     }
 
     /// Ignores all copies in a pack from now on.

@@ -5,9 +5,7 @@ pub(crate) mod gc_candidates;
 #[cfg(any(feature = "s3", test))]
 #[cfg_attr(not(feature = "s3"), allow(dead_code, reason = "its own tests need no feature"))]
 pub(crate) mod lease_record;
-#[cfg_attr(not(test), allow(dead_code, reason = "packed stores grow"))]
 pub(crate) mod pack;
-#[cfg_attr(not(test), allow(dead_code, reason = "packed stores grow"))]
 pub(crate) mod segment;
 pub(crate) mod store_record;
 pub(crate) mod suspects;

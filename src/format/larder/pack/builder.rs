@@ -62,16 +62,6 @@ impl PackBuilder {
         Ok(entry)
     }
 
-    /// The name of the pack.
-    pub(crate) fn name(&self) -> PackName {
-        self.name
-    }
-
-    /// The class of the pack.
-    pub(crate) fn class(&self) -> PackClass {
-        self.class
-    }
-
     /// The entries so far, in order.
     pub(crate) fn entries(&self) -> &[PackEntry] {
         &self.entries

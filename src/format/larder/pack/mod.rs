@@ -152,11 +152,6 @@ impl PackEntry {
         self.offset.saturating_add(self.len)
     }
 
-    /// Bytes of the chunk in a pack: the blob, its header and its entry in the directory.
-    pub(crate) const fn stored_bytes(&self) -> u32 {
-        self.len.saturating_add(ENTRY_HEADER_BYTES + DIRECTORY_ENTRY_BYTES)
-    }
-
     /// Returns `true` if an entry can be here in a pack of this size.
     pub(in crate::format::larder) fn fits(&self, pack_bytes: u32) -> bool {
         let contents_end = pack_bytes.saturating_sub(TRAILER_BYTES + DIRECTORY_ENTRY_BYTES);

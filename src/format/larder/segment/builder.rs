@@ -7,12 +7,11 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::format::Digest;
-use crate::format::larder::pack::PackEntry;
-use crate::format::larder::pack::directory::PackDirectory;
 use crate::format::larder::pack::name::PackName;
+use crate::format::larder::pack::{MAX_PACK_BYTES, PackEntry};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{
-    KINDS, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, RawRecord, RecordKind, SegmentPack,
+    Exclusion, Layout, MAGIC, MAX_EXCLUSIONS, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, RawRecord, SegmentPack,
     SegmentRecord, SegmentWriteError, VERSION,
 };
 
@@ -20,6 +19,7 @@ use crate::format::larder::segment::{
 #[derive(Debug)]
 pub(crate) struct SegmentBuilder {
     dropped: BTreeSet<PackName>,
+    exclusions: Vec<Exclusion>,
     name: SegmentName,
     numbers: HashMap<PackName, u32>,
     packs: Vec<SegmentPack>,
@@ -45,6 +45,7 @@ impl SegmentBuilder {
     pub(crate) fn new(name: SegmentName) -> Self {
         Self {
             dropped: BTreeSet::new(),
+            exclusions: Vec::new(),
             name,
             numbers: HashMap::new(),
             packs: Vec::new(),
@@ -65,14 +66,16 @@ impl SegmentBuilder {
         self.dropped.insert(name);
     }
 
-    /// Adds all chunks of a pack.
+    /// Says that a copy does not count. The same may be said twice.
     ///
     /// # Errors
-    /// As [`add_pack`](Self::add_pack) and [`push`](Self::push).
-    pub(crate) fn add_directory(&mut self, directory: &PackDirectory) -> Result<(), SegmentWriteError> {
-        let (bytes, class, name) = (directory.pack_bytes(), directory.class(), directory.name());
-        let pack = self.add_pack(SegmentPack { bytes, class, name })?;
-        directory.entries().iter().try_for_each(|entry| self.push(pack, *entry, RecordKind::Copy))
+    /// `Misplaced` if the copy cannot lie in a pack.
+    pub(crate) fn exclude(&mut self, exclusion: Exclusion) -> Result<(), SegmentWriteError> {
+        if !exclusion.entry.fits(MAX_PACK_BYTES) {
+            return Err(SegmentWriteError::Misplaced);
+        }
+        self.exclusions.push(exclusion);
+        Ok(())
     }
 
     /// Adds a pack, unless it was added before.
@@ -94,38 +97,30 @@ impl SegmentBuilder {
         Ok(PackNumber(number))
     }
 
-    /// Adds a statement about a chunk in a pack. The same record may come twice.
+    /// Adds a chunk in a pack. The same record may come twice.
     ///
     /// # Errors
     /// `Misplaced`, `TooLarge`.
-    pub(crate) fn push(
-        &mut self,
-        pack: PackNumber,
-        entry: PackEntry,
-        kind: RecordKind,
-    ) -> Result<(), SegmentWriteError> {
+    pub(crate) fn push(&mut self, pack: PackNumber, entry: PackEntry) -> Result<(), SegmentWriteError> {
         if self.records.len() >= MAX_RECORDS as usize {
             return Err(SegmentWriteError::TooLarge);
         }
         let place = self.packs.get(pack.0 as usize).filter(|pack| entry.fits(pack.bytes));
         place.ok_or(SegmentWriteError::Misplaced)?;
-        self.records.push(SegmentRecord { entry, kind, pack: pack.0 }.encode());
+        self.records.push(SegmentRecord { entry, pack: pack.0 }.encode());
         Ok(())
-    }
-
-    /// Number of records so far.
-    pub(crate) fn len(&self) -> usize {
-        self.records.len()
     }
 
     /// Ends the segment. Records are not copied.
     ///
     /// # Errors
-    /// `Conflict` if a chunk has two places in one pack; `TooLarge` for too many replaced segments.
+    /// `Conflict` if a chunk has two places in one pack; `TooLarge` for too many exclusions or replaced segments.
     pub(crate) fn finish(mut self) -> Result<FinishedSegment, SegmentWriteError> {
         self.sort_packs();
         self.records.sort_unstable_by(compare);
         self.records.dedup();
+        self.exclusions.sort_unstable_by_key(Exclusion::order);
+        self.exclusions.dedup_by_key(|exclusion| exclusion.order());
         if self.records.windows(2).any(|pair| compare(&pair[0], &pair[1]).is_eq()) {
             return Err(SegmentWriteError::Conflict);
         }
@@ -150,9 +145,8 @@ impl SegmentBuilder {
             }
         }
         for record in &mut self.records {
-            let before = pack_of(record);
-            let number = numbers.get((before / KINDS) as usize).copied().unwrap_or(0);
-            record[32..36].copy_from_slice(&(number * KINDS + before % KINDS).to_le_bytes());
+            let number = numbers.get(pack_of(record) as usize).copied().unwrap_or(0);
+            record[32..36].copy_from_slice(&number.to_le_bytes());
         }
     }
 
@@ -162,6 +156,7 @@ impl SegmentBuilder {
             packs: count(self.packs.len(), MAX_PACKS).ok_or(SegmentWriteError::TooLarge)?,
             records: count(self.records.len(), MAX_RECORDS).ok_or(SegmentWriteError::TooLarge)?,
             dropped: count(self.dropped.len(), MAX_PACKS).ok_or(SegmentWriteError::TooLarge)?,
+            exclusions: count(self.exclusions.len(), MAX_EXCLUSIONS).ok_or(SegmentWriteError::TooLarge)?,
             replaced: count(self.replaced.len(), MAX_REPLACED).ok_or(SegmentWriteError::TooLarge)?,
         };
         let mut head = Vec::with_capacity(layout.records_offset());
@@ -172,6 +167,7 @@ impl SegmentBuilder {
         head.extend(layout.replaced.to_le_bytes());
         head.extend(layout.records.to_le_bytes());
         head.extend(layout.dropped.to_le_bytes());
+        head.extend(layout.exclusions.to_le_bytes());
         let checksum = crc32fast::hash(&head);
         head.extend(checksum.to_le_bytes());
         self.packs.iter().for_each(|pack| pack.encode(&mut head));
@@ -179,6 +175,7 @@ impl SegmentBuilder {
         for PackName { session, n } in &self.dropped {
             encode_name(&SegmentName { session: *session, n: *n }, &mut head);
         }
+        self.exclusions.iter().for_each(|exclusion| exclusion.encode(&mut head));
         let (mut rest, mut end) = (&self.records[..], 0);
         for slot in 0..layout.slots() {
             let records =
@@ -200,7 +197,7 @@ fn encode_name(name: &SegmentName, to: &mut Vec<u8>) {
     to.extend(name.n.to_le_bytes());
 }
 
-/// The order of records: by digest, then by pack and kind.
+/// The order of records: by digest, then by pack.
 fn compare(one: &RawRecord, other: &RawRecord) -> Ordering {
     one[..32].cmp(&other[..32]).then_with(|| pack_of(one).cmp(&pack_of(other)))
 }
@@ -209,7 +206,7 @@ fn digest_of(record: &RawRecord) -> Digest {
     Digest::from_bytes(std::array::from_fn(|at| record[at]))
 }
 
-/// Pack and kind of a record.
+/// The pack of a record.
 fn pack_of(record: &RawRecord) -> u32 {
     u32::from_le_bytes(std::array::from_fn(|at| record[32 + at]))
 }

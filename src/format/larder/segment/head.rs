@@ -12,8 +12,8 @@ use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
 use crate::format::larder::segment::slots::Slots;
 use crate::format::larder::segment::{
-    HEADER_BYTES, Layout, MAGIC, MAX_PACKS, MAX_RECORDS, MAX_REPLACED, NAME_BYTES, PACK_BYTES, SegmentPack,
-    VERSION,
+    EXCLUSION_BYTES, Exclusion, HEADER_BYTES, Layout, MAGIC, MAX_EXCLUSIONS, MAX_PACKS, MAX_RECORDS,
+    MAX_REPLACED, NAME_BYTES, PACK_BYTES, SegmentPack, VERSION,
 };
 
 /// Contents of the first bytes of a segment.
@@ -82,11 +82,6 @@ impl SegmentHead {
         self.bytes.len()
     }
 
-    /// Number of records.
-    pub(crate) fn len(&self) -> usize {
-        self.layout.records as usize
-    }
-
     /// All packs, in the order of their numbers.
     pub(crate) fn packs(&self) -> impl Iterator<Item = SegmentPack> {
         self.pack_rows().iter().filter_map(SegmentPack::parse)
@@ -106,6 +101,11 @@ impl SegmentHead {
     pub(crate) fn dropped(&self) -> impl Iterator<Item = PackName> {
         let names = self.dropped_rows().iter().filter_map(parse_name);
         names.map(|SegmentName { session, n }| PackName { session, n })
+    }
+
+    /// The copies that do not count.
+    pub(crate) fn exclusions(&self) -> impl Iterator<Item = Exclusion> {
+        self.exclusion_rows().iter().filter_map(Exclusion::parse)
     }
 
     /// Number of slots.
@@ -152,6 +152,15 @@ impl SegmentHead {
         if !is_ascending || self.replaced().any(|replaced| replaced == self.name) {
             return Err(invalid(offset, "replaced segments"));
         }
+        let mut before = None;
+        for (number, row) in self.exclusion_rows().iter().enumerate() {
+            let offset = self.layout.exclusions_offset() + number * EXCLUSION_BYTES;
+            let order = Exclusion::parse(row).ok_or(invalid(offset, "exclusion"))?.order();
+            if before.is_some_and(|before| before >= order) {
+                return Err(invalid(offset, "order of the exclusions"));
+            }
+            before = Some(order);
+        }
         let is_valid = self.slots.is_valid();
         is_valid.then_some(()).ok_or(invalid(self.layout.slots_offset(), "ends of the slots"))
     }
@@ -165,7 +174,11 @@ impl SegmentHead {
     }
 
     fn dropped_rows(&self) -> &[[u8; NAME_BYTES]] {
-        self.rows(self.layout.dropped_offset()..self.layout.slots_offset())
+        self.rows(self.layout.dropped_offset()..self.layout.exclusions_offset())
+    }
+
+    fn exclusion_rows(&self) -> &[[u8; EXCLUSION_BYTES]] {
+        self.rows(self.layout.exclusions_offset()..self.layout.slots_offset())
     }
 
     fn rows<const N: usize>(&self, place: Range<usize>) -> &[[u8; N]] {
@@ -177,7 +190,9 @@ fn parse_header(name: &SegmentName, header: &[u8; HEADER_BYTES]) -> Result<Layou
     let invalid = |offset, name| move || DecodeError::Field { offset, name };
     let mut fields = Fields::of(header);
     fields.array().filter(|magic| *magic == MAGIC).ok_or(DecodeError::Magic)?;
-    if header.last_chunk().copied().map(u32::from_le_bytes) != Some(crc32fast::hash(&header[..48])) {
+    if header.last_chunk().copied().map(u32::from_le_bytes)
+        != Some(crc32fast::hash(&header[..HEADER_BYTES - 4]))
+    {
         return Err(DecodeError::Checksum);
     }
     fields.u32().filter(|version| *version == VERSION).ok_or_else(invalid(8, "version"))?;
@@ -188,7 +203,8 @@ fn parse_header(name: &SegmentName, header: &[u8; HEADER_BYTES]) -> Result<Layou
     let replaced = count(MAX_REPLACED).ok_or_else(invalid(36, "number of replaced segments"))?;
     let records = count(MAX_RECORDS).ok_or_else(invalid(40, "number of records"))?;
     let dropped = count(MAX_PACKS).ok_or_else(invalid(44, "number of dropped packs"))?;
-    Ok(Layout { dropped, packs, records, replaced })
+    let exclusions = count(MAX_EXCLUSIONS).ok_or_else(invalid(48, "number of exclusions"))?;
+    Ok(Layout { dropped, exclusions, packs, records, replaced })
 }
 
 fn parse_name(row: &[u8; NAME_BYTES]) -> Option<SegmentName> {

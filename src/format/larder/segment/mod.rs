@@ -1,7 +1,7 @@
 //! Index segments: where chunks are in packs, `.larder/index/<session>-<n>`.
 //!
 //! A segment is a head, records and a checksum. Integers are little-endian; a checksum of four bytes is a CRC-32 (ISO-HDLC).
-//! p, r, d and n are the counts of the header, and b is the least number with n ≤ 64 · 2ᵇ.
+//! p, r, d, e and n are the counts of the header, and b is the least number with n ≤ 64 · 2ᵇ.
 //!
 //! **Head**
 //!
@@ -14,13 +14,19 @@
 //! | 36 | 4 | replaced | r, at most [`MAX_REPLACED`] |
 //! | 40 | 4 | records | n, at most [`MAX_RECORDS`] |
 //! | 44 | 4 | dropped | d, at most [`MAX_PACKS`] |
-//! | 48 | 4 | checksum | of everything before |
-//! | 52 + 28·i | 20 | pack | session (16 bytes) and number (4 bytes) of a pack; ascending |
-//! | 72 + 28·i | 4 | size | of the pack in bytes |
-//! | 76 + 28·i | 4 | class | of the pack: 0 data, 1 metadata |
-//! | f = 52 + 28·p; f + 20·i | 20 | replaced | session (16 bytes) and number (4 bytes) of a segment that this one replaces; ascending, not itself |
+//! | 48 | 4 | exclusions | e, at most [`MAX_EXCLUSIONS`] |
+//! | 52 | 4 | checksum | of everything before |
+//! | 56 + 28·i | 20 | pack | session (16 bytes) and number (4 bytes) of a pack; ascending |
+//! | 76 + 28·i | 4 | size | of the pack in bytes |
+//! | 80 + 28·i | 4 | class | of the pack: 0 data, 1 metadata |
+//! | f = 56 + 28·p; f + 20·i | 20 | replaced | session (16 bytes) and number (4 bytes) of a segment that this one replaces; ascending, not itself |
 //! | g = f + 20·r; g + 20·i | 20 | dropped | session (16 bytes) and number (4 bytes) of a pack that the collector dropped; ascending |
-//! | s = g + 20·d; s + 8·i | 4 | end | number of records in the slots 0 to i |
+//! | h = g + 20·d; h + 64·i | 32 | digest | of a chunk with a copy that does not count |
+//! | h + 64·i + 32 | 20 | pack | session (16 bytes) and number (4 bytes) of the pack with the copy |
+//! | h + 64·i + 52 | 4 | offset | of the blob in the pack |
+//! | h + 64·i + 56 | 4 | length | of the blob |
+//! | h + 64·i + 60 | 4 | reason | 1 the copy was found bad, 2 it was deleted |
+//! | s = h + 64·e; s + 8·i | 4 | end | number of records in the slots 0 to i |
 //! | s + 8·i + 4 | 4 | checksum | of the records in slot i, 0 ≤ i < 2ᵇ |
 //! | s + 8·2ᵇ | 32 | checksum | SHA-256 of everything before |
 //!
@@ -29,16 +35,17 @@
 //! | offset | bytes | field | encoding |
 //! |---|---|---|---|
 //! | t + 44·i | 32 | digest | of the chunk; its first b bits are the number of its slot |
-//! | t + 44·i + 32 | 4 | pack | 4 · its number in the table of packs + kind of the record |
+//! | t + 44·i + 32 | 4 | pack | its number in the table of packs |
 //! | t + 44·i + 36 | 4 | offset | of the blob in the pack |
 //! | t + 44·i + 40 | 4 | length | of the blob |
 //! | t + 44·n | 32 | checksum | SHA-256 of everything before |
 //!
-//! A record of kind 0 says where a copy of a chunk is, one of kind 1 that a copy was found bad, and one of kind 2 that it was deleted. The
-//! latter two hold for all segments, and so do the names of dropped packs: facts have no order.
+//! A record says where a copy of a chunk is. Exclusions and the names of dropped packs hold for the records of all segments: facts have no
+//! order. They are in the head, so the head of a segment and a slot of each are all that a look-up needs.
 //!
-//! Records ascend by digest, then by pack and kind. A chunk has one record of a kind for a pack at most.
-//! Each blob lies inside its pack, behind the header of an entry and before the directory. Packs without a record are allowed.
+//! Exclusions ascend by digest, pack, offset and reason. Records ascend by digest, then by pack; a chunk has one record for a pack at most.
+//! Each blob lies inside its pack, behind the header of an entry and before the directory. A pack is in the table if all of its chunks were
+//! recorded, in this segment or in one that it replaces; records that no longer count are left out, so a pack may have none.
 //!
 //! # What a reader validates
 //! [`Segment::parse`] reads a whole segment and checks everything above.
@@ -65,29 +72,34 @@ pub(crate) mod builder;
 pub(crate) mod head;
 pub(crate) mod name;
 pub(crate) mod records;
-pub(crate) mod set;
 pub(crate) mod slots;
 
 /// The first eight bytes of a segment: those of the SHA-256 of `larder index segment v1.0`.
 pub(crate) const MAGIC: [u8; 8] = [0x64, 0xb6, 0x42, 0x94, 0xe9, 0xf4, 0x7b, 0xf3];
 /// Maximum number of packs of a segment: 1,048,576.
 pub(crate) const MAX_PACKS: u32 = 1 << 20;
-/// Maximum bytes of a segment: about 810 MB.
-pub(crate) const MAX_SEGMENT_BYTES: u64 =
-    Layout { dropped: MAX_PACKS, packs: MAX_PACKS, records: MAX_RECORDS, replaced: MAX_REPLACED }
-        .segment_bytes();
+/// Maximum number of exclusions of a segment: 1,048,576.
+pub(crate) const MAX_EXCLUSIONS: u32 = 1 << 20;
+/// Maximum bytes of a segment: about 877 MB.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = Layout {
+    dropped: MAX_PACKS,
+    exclusions: MAX_EXCLUSIONS,
+    packs: MAX_PACKS,
+    records: MAX_RECORDS,
+    replaced: MAX_REPLACED,
+}
+.segment_bytes();
 /// Maximum number of segments that a segment replaces: 65,536.
 pub(crate) const MAX_REPLACED: u32 = 1 << 16;
 /// Maximum number of records of a segment: 16,777,216.
 pub(crate) const MAX_RECORDS: u32 = 1 << 24;
 
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 52;
+const HEADER_BYTES: usize = 56;
 const PACK_BYTES: usize = 28;
 const NAME_BYTES: usize = 20;
+const EXCLUSION_BYTES: usize = 64;
 const SLOT_BYTES: usize = 8;
-/// Factor of the number of a pack in a record, which also has a kind.
-const KINDS: u32 = 4;
 pub(crate) const RECORD_BYTES: usize = 44;
 const CHECKSUM_BYTES: usize = 32;
 /// Number of records for which a slot is made.
@@ -129,21 +141,18 @@ impl SegmentPack {
     }
 }
 
-/// The statement of a record about a copy of a chunk.
+/// Reason why a copy of a chunk does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum RecordKind {
-    /// It exists.
-    Copy,
+pub(crate) enum ExclusionReason {
     /// It was found bad.
     Bad,
     /// It was deleted.
     Deleted,
 }
 
-impl RecordKind {
+impl ExclusionReason {
     const fn code(self) -> u32 {
         match self {
-            Self::Copy => 0,
             Self::Bad => 1,
             Self::Deleted => 2,
         }
@@ -151,7 +160,6 @@ impl RecordKind {
 
     const fn of_code(code: u32) -> Option<Self> {
         match code {
-            0 => Some(Self::Copy),
             1 => Some(Self::Bad),
             2 => Some(Self::Deleted),
             _ => None,
@@ -159,13 +167,47 @@ impl RecordKind {
     }
 }
 
-/// A record about one copy of a chunk.
+/// A copy of a chunk that does not count, whatever records say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exclusion {
+    /// The chunk and its place in the pack.
+    pub(crate) entry: PackEntry,
+    /// The pack with the copy.
+    pub(crate) pack: PackName,
+    /// The reason.
+    pub(crate) reason: ExclusionReason,
+}
+
+impl Exclusion {
+    /// The order of exclusions.
+    fn order(&self) -> (Digest, PackName, u32, ExclusionReason) {
+        (self.entry.digest, self.pack, self.entry.offset, self.reason)
+    }
+
+    fn encode(&self, to: &mut Vec<u8>) {
+        to.extend(self.entry.digest.as_bytes());
+        to.extend(self.pack.session.as_bytes());
+        to.extend(self.pack.n.to_le_bytes());
+        to.extend(self.entry.offset.to_le_bytes());
+        to.extend(self.entry.len.to_le_bytes());
+        to.extend(self.reason.code().to_le_bytes());
+    }
+
+    fn parse(row: &[u8; EXCLUSION_BYTES]) -> Option<Self> {
+        let mut fields = Fields::of(row);
+        let digest = fields.digest()?;
+        let pack = PackName { session: SessionId::from_bytes(fields.array()?), n: fields.u32()? };
+        let entry = PackEntry { digest, offset: fields.u32()?, len: fields.u32()? };
+        let reason = ExclusionReason::of_code(fields.u32()?)?;
+        entry.fits(MAX_PACK_BYTES).then_some(Self { entry, pack, reason })
+    }
+}
+
+/// A record of one copy of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRecord {
     /// The chunk and its place in the pack.
     pub(crate) entry: PackEntry,
-    /// The statement about the copy.
-    pub(crate) kind: RecordKind,
     /// Number of the pack in the table of the segment.
     pub(crate) pack: u32,
 }
@@ -174,8 +216,7 @@ impl SegmentRecord {
     fn encode(&self) -> RawRecord {
         let mut record = [0; RECORD_BYTES];
         record[..32].copy_from_slice(self.entry.digest.as_bytes());
-        let pack = self.pack * KINDS + self.kind.code();
-        record[32..36].copy_from_slice(&pack.to_le_bytes());
+        record[32..36].copy_from_slice(&self.pack.to_le_bytes());
         record[36..40].copy_from_slice(&self.entry.offset.to_le_bytes());
         record[40..].copy_from_slice(&self.entry.len.to_le_bytes());
         record
@@ -184,9 +225,8 @@ impl SegmentRecord {
     fn parse(record: &RawRecord) -> Option<Self> {
         let mut fields = Fields::of(record);
         let (digest, pack) = (fields.digest()?, fields.u32()?);
-        let kind = RecordKind::of_code(pack % KINDS)?;
         let entry = PackEntry { digest, offset: fields.u32()?, len: fields.u32()? };
-        Some(Self { entry, kind, pack: pack / KINDS })
+        Some(Self { entry, pack })
     }
 }
 
@@ -194,6 +234,7 @@ impl SegmentRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     dropped: u32,
+    exclusions: u32,
     packs: u32,
     records: u32,
     replaced: u32,
@@ -219,9 +260,14 @@ impl Layout {
         self.replaced_offset() + NAME_BYTES * self.replaced as usize
     }
 
+    /// Offset of the exclusions.
+    const fn exclusions_offset(self) -> usize {
+        self.dropped_offset() + NAME_BYTES * self.dropped as usize
+    }
+
     /// Offset of the slots.
     const fn slots_offset(self) -> usize {
-        self.dropped_offset() + NAME_BYTES * self.dropped as usize
+        self.exclusions_offset() + EXCLUSION_BYTES * self.exclusions as usize
     }
 
     /// Offset of the checksum of the head.
@@ -300,7 +346,7 @@ pub(crate) enum SegmentWriteError {
     /// A blob does not lie in its pack, or no pack can have this size.
     #[error("a chunk does not lie in its pack")]
     Misplaced,
-    /// There are too many packs, records or replaced segments.
+    /// There are too many packs, records, exclusions or replaced segments.
     #[error("the segment is too large")]
     TooLarge,
 }

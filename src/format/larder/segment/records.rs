@@ -1,6 +1,6 @@
 //! Records of an index segment.
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -39,11 +39,6 @@ impl SlotRecords {
         self.raw().iter().filter_map(SegmentRecord::parse)
     }
 
-    /// The records of a chunk, by their packs.
-    pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
-        self.find_in(0..self.len(), digest)
-    }
-
     /// The records of a chunk among those with these numbers.
     pub(super) fn find_in(
         &self,
@@ -54,14 +49,6 @@ impl SlotRecords {
         let first = records.partition_point(|record| record[..32] < digest.as_bytes()[..]);
         let behind = records.get(first..).unwrap_or_default().iter();
         behind.take_while(|record| record[..32] == digest.as_bytes()[..]).filter_map(SegmentRecord::parse)
-    }
-
-    /// Numbers of the records of chunks with these [marks](Digest::mark).
-    pub(super) fn numbers_between(&self, marks: &RangeInclusive<u64>) -> Range<usize> {
-        let mark = |record: &RawRecord| Digest::from_bytes(std::array::from_fn(|at| record[at])).mark();
-        let start = self.raw().partition_point(|record| mark(record) < *marks.start());
-        let end = self.raw().partition_point(|record| mark(record) <= *marks.end());
-        start..end.max(start)
     }
 
     fn raw(&self) -> &[RawRecord] {

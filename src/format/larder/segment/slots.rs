@@ -1,6 +1,6 @@
 //! The slots of an index segment.
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -19,11 +19,6 @@ pub(crate) struct Slots {
 impl Slots {
     pub(super) fn new(layout: Layout, rows: Bytes) -> Self {
         Self { layout, rows }
-    }
-
-    /// The same slots in memory of their own.
-    pub(super) fn compact(&self) -> Self {
-        Self { layout: self.layout, rows: Bytes::copy_from_slice(&self.rows) }
     }
 
     /// Returns `true` if no slot ends before the one before it, and the last one ends with the last record.
@@ -45,11 +40,6 @@ impl Slots {
     /// The slot of a chunk.
     pub(crate) fn slot_of(&self, digest: &Digest) -> usize {
         self.layout.slot_of_mark(digest.mark())
-    }
-
-    /// The slots of chunks with these [marks](Digest::mark).
-    pub(crate) fn slots_of(&self, marks: &RangeInclusive<u64>) -> Range<usize> {
-        self.layout.slot_of_mark(*marks.start())..self.layout.slot_of_mark(*marks.end()) + 1
     }
 
     /// Numbers of the records of a slot.
@@ -108,7 +98,7 @@ impl Slots {
         if self.slot_of(&parsed.entry.digest) != slot {
             return Err("slot of a record");
         }
-        let order = |record: &SegmentRecord| (record.entry.digest, record.pack, record.kind);
+        let order = |record: &SegmentRecord| (record.entry.digest, record.pack);
         if before.and_then(SegmentRecord::parse).is_some_and(|before| order(&before) >= order(&parsed)) {
             return Err("order of the records");
         }
