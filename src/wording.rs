@@ -8,7 +8,7 @@
 //! | structure | object with the names of its fields |
 //! | enum without data | its name in snake case |
 //! | enum with data | object with one key, its name in snake case; an event has its name in `event`, beside its fields |
-//! | name, digest, key, time | its text |
+//! | name, digest, key, time, amount of money | its text |
 //! | duration | number of seconds |
 //! | error | object: `kind`, `action`, `subject`, `message` with all causes, `retry_after` |
 

@@ -6,7 +6,8 @@ use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::BackupTime;
 use larder::format::upid::Upid;
 use larder::gc::{
-    self, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, PackPlan, PackTally, SafetyLimit, Sizes,
+    self, Amount, ChunkTally, GcEnd, GcOptions, GcPlan, GcReport, LeftPacks, PackAction, PackPlan, PackTally,
+    Prices, SafetyLimit, Sizes,
 };
 use serde_json::{Value, json};
 
@@ -23,6 +24,9 @@ gc                     remove chunks that nothing uses
   --max-unused PERCENT in a packed store: unused bytes above which packs are rewritten; default: 5
   --max-repack-mib MIB in a packed store: at most this much is copied; default: no limit
   --keep-packs-days N  in a packed store: younger packs stay; default: 0
+  --prices LIST        in a packed store: say what each action costs, by the prices of the provider, such as
+                       puts=0.005,gets=0.0004,read=0.09,month=0.023,days=30 for 1,000 puts, 1,000 gets, a GB read, a GB stored for
+                       a month, and the days that a deleted object is billed for at least; what is not named costs nothing
   --confirm            go on though more would go than is usual
   --unused-sizes       look at the sizes of unused chunks only, which is faster; what status shows is not brought up to date";
 
@@ -51,6 +55,10 @@ impl Command for Gc {
                 self.options = options.max_repack_bytes(u64::from(mebibytes) << 20);
             }
             "--max-unused" => self.options = options.max_unused(cli::parsed(option, parser)?),
+            "--prices" => {
+                let list: String = cli::parsed(option, parser)?;
+                self.options = options.prices(prices(&list)?);
+            }
             "--one-sighting" => self.options = options.consistent_listings(),
             "--only-process" => self.options = options.only_process(),
             "--unused-sizes" => {
@@ -242,22 +250,87 @@ impl Gc {
 pub(crate) fn tell_packs(packs: Option<&PackPlan>, output: &mut Output) {
     let Some(packs) = packs else { return };
     output.say(format!("packs:   {packs}"));
-    let tally = |tally: PackTally| json!({ "packs": tally.packs, "bytes": tally.bytes });
+    for (name, action) in [("delete", packs.delete), ("rewrite", packs.repack), ("merge", packs.merge)] {
+        if action.packs > 0 {
+            output.say(format!("  {name}: {action}"));
+        }
+    }
+    if packs.leave != LeftPacks::default() {
+        output.say(format!("  leave: {}", packs.leave));
+    }
+    let left = packs.leave;
     output.set(
         "packs",
         json!({
-            "all": tally(packs.packs),
+            "all": pack_tally(packs.packs),
             "unused_bytes": packs.unused_bytes,
-            "delete": tally(packs.delete),
-            "repack": tally(packs.repack),
-            "merge": tally(packs.merge),
-            "waiting": tally(packs.waiting),
+            "delete": pack_action(packs.delete),
+            "repack": pack_action(packs.repack),
+            "merge": pack_action(packs.merge),
+            "leave": {
+                "in_use": pack_tally(left.in_use),
+                "kept": pack_tally(left.kept),
+                "limited": pack_tally(left.limited),
+                "quarantined": pack_tally(left.quarantined),
+                "small": pack_tally(left.small),
+                "soon_again": pack_tally(left.soon_again),
+                "tolerated": pack_tally(left.tolerated),
+                "unsettled": pack_tally(left.unsettled),
+            },
             "copied_bytes": packs.copied_bytes,
-            "puts": packs.puts,
-            "gets": packs.gets,
             "segments": packs.segments,
         }),
     );
+}
+
+fn pack_tally(tally: PackTally) -> Value {
+    json!({ "packs": tally.packs, "bytes": tally.bytes })
+}
+
+fn pack_action(action: PackAction) -> Value {
+    let cost = action.cost.map(|cost| {
+        json!({
+            "early_deletion": cost.early_deletion.to_string(),
+            "once": cost.once.to_string(),
+            "saved_monthly": cost.saved_monthly.to_string(),
+        })
+    });
+    json!({
+        "packs": action.packs,
+        "bytes": action.bytes,
+        "read_bytes": action.read_bytes,
+        "written_bytes": action.written_bytes,
+        "freed_bytes": action.freed_bytes,
+        "gets": action.gets,
+        "puts": action.puts,
+        "deletes": action.deletes,
+        "cost": cost,
+    })
+}
+
+/// Prices such as `puts=0.005,gets=0.0004`.
+fn prices(text: &str) -> Outcome<Prices> {
+    let mut prices = Prices::default();
+    for part in text.split(',') {
+        let (name, value) =
+            part.split_once('=').ok_or_else(|| input(format!("--prices: {part} is not NAME=AMOUNT")))?;
+        let amount = || -> Outcome<Amount> {
+            value.parse().map_err(|error| input(format!("--prices: {name}: {error}")))
+        };
+        prices = match name {
+            "puts" => prices.thousand_puts(amount()?),
+            "gets" => prices.thousand_gets(amount()?),
+            "read" => prices.gigabyte_read(amount()?),
+            "month" => prices.gigabyte_month(amount()?),
+            "days" => {
+                let days =
+                    value.parse().map_err(|_| input(format!("--prices: {value} is no number of days")))?;
+                prices.minimum_days(days)
+            }
+            _ => return Err(input(format!("--prices: there is no {name}; see --help"))),
+        };
+    }
+    Ok(prices)
 }
 
 /// The task that PBS, and status, will see.

@@ -50,11 +50,12 @@ pub(super) struct ShardCensus {
 }
 
 impl Census {
-    /// Notes a chunk in use, and its pack.
-    pub(super) fn note_live(&mut self, pack: PackName, bytes: u64) {
+    /// Notes a chunk that stays, and its pack.
+    pub(super) fn note_live(&mut self, pack: PackName, bytes: u64, is_waiting: bool) {
         let live = self.live.entry(pack).or_default();
         live.bytes += bytes;
         live.chunks += 1;
+        live.waiting_bytes += if is_waiting { bytes } else { 0 };
     }
 
     pub(super) fn join(&mut self, other: Self) {
@@ -68,6 +69,7 @@ impl Census {
             all.bytes += live.bytes;
             all.chunks += live.chunks;
             all.is_kept |= live.is_kept;
+            all.waiting_bytes += live.waiting_bytes;
         }
         self.quarantined.join(other.quarantined);
         self.quarantined_garbage.join(other.quarantined_garbage);

@@ -32,12 +32,14 @@
 
 mod census;
 mod damage;
+mod estimate;
 mod live;
 mod mark;
 mod options;
 mod pack_plan;
 mod pack_sweep;
 mod plan;
+mod prices;
 mod progress;
 mod report;
 mod scan;
@@ -57,7 +59,11 @@ use crate::trace::{Facts, Operation, Subject};
 
 pub use options::{GcEvent, GcOptions, Sizes};
 pub use plan::{GcPlan, SafetyLimit};
-pub use report::{ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, PackPlan, PackTally};
+pub use prices::{Amount, PackCost, Prices};
+pub use report::{
+    ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, LeftPacks, PackAction, PackPlan,
+    PackTally,
+};
 
 /// Maximum difference between the clocks of this host and of the store.
 const CLOCKS_APART: Duration = Duration::from_hours(1);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::upid::Upid;
+use crate::gc::prices::Prices;
 use crate::observer::Observer;
 use crate::store::ExecutionControl;
 
@@ -23,6 +24,7 @@ pub struct GcOptions {
     pub(super) max_unused: u8,
     pub(super) consistent_listings: bool,
     pub(super) only_process: bool,
+    pub(super) prices: Option<Prices>,
     pub(super) sizes: Sizes,
     pub(super) task: Option<Upid>,
 }
@@ -40,6 +42,7 @@ impl Default for GcOptions {
             max_unused: 5,
             consistent_listings: false,
             only_process: false,
+            prices: None,
             sizes: Sizes::All,
             task: None,
         }
@@ -138,6 +141,12 @@ impl GcOptions {
     /// [`Capabilities::lock_reach`](crate::backend::Capabilities). If the assertion is false, data is lost.
     pub fn only_process(mut self) -> Self {
         self.only_process = true;
+        self
+    }
+
+    /// In a packed store: prices by which the plan says what each action costs and saves; default: none. They change no decision.
+    pub fn prices(mut self, prices: Prices) -> Self {
+        self.prices = Some(prices);
         self
     }
 

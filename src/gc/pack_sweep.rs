@@ -14,15 +14,12 @@ use crate::format::layout::{Key, PackName};
 use crate::gc::options::GcEvent;
 use crate::gc::pack_plan::{deletes_at_once, is_settled};
 use crate::gc::plan::GcPlan;
+use crate::gc::progress::{BATCH_BYTES, BATCH_PACKS};
 use crate::gc::report::ChunkTally;
 use crate::packs::PackedBackend;
 use crate::packs::reclaim::PackCopy;
 use crate::trace;
 
-/// Maximum number of packs that vanish together.
-const BATCH_PACKS: usize = 64;
-/// Maximum bytes copied together.
-const BATCH_BYTES: u64 = 256 << 20;
 /// Maximum bytes of chunks copied at the same time: those of a request and as many again.
 const IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// Maximum number of chunks copied at the same time.

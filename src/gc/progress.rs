@@ -13,6 +13,10 @@ use crate::gc::report::{ChunkTally, GcFailure, PackTally};
 pub(super) const REQUEST: usize = 1000;
 /// Batch size after a successful batch. The lock is checked before each batch; the requests of a batch run in parallel.
 pub(super) const BATCH: usize = 4 * REQUEST;
+/// Maximum number of packs that vanish together.
+pub(super) const BATCH_PACKS: usize = 64;
+/// Maximum bytes that are copied before packs vanish together.
+pub(super) const BATCH_BYTES: u64 = 256 << 20;
 /// Maximum number of failures named in the report.
 const NAMED: usize = 1000;
 

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::format::layout::Key;
 use crate::format::name::SnapshotName;
+use crate::gc::prices::PackCost;
 
 /// A number of chunks and their stored bytes.
 #[non_exhaustive]
@@ -45,31 +46,77 @@ impl PackTally {
     }
 }
 
+/// An action on packs. Numbers of requests and of bytes read and written are estimates: they depend on where the chunks are
+/// in their packs, and on what else is read at the same time.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct PackAction {
+    /// Bytes of the packs.
+    pub bytes: u64,
+    /// Cost and saving, if [prices](crate::gc::GcOptions::prices) were given.
+    pub cost: Option<PackCost>,
+    /// Number of requests that delete packs.
+    pub deletes: u64,
+    /// Bytes that the store is smaller by when the packs are deleted. Where listings may lag, that is up to a later collection.
+    pub freed_bytes: u64,
+    /// Number of requests that read chunks.
+    pub gets: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Number of requests that store new packs and segments of the index.
+    pub puts: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes of new packs.
+    pub written_bytes: u64,
+}
+
+/// Packs that stay, by the first reason that applies, in this order.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct LeftPacks {
+    /// A writer has yet to record them, no segment names them and they are young or unreadable, or an earlier collection dropped them and
+    /// other processes may not know yet.
+    pub unsettled: PackTally,
+    /// They have the last quarantined copy of a chunk in use.
+    pub quarantined: PackTally,
+    /// They are younger than [`GcOptions::keep_packs`](crate::gc::GcOptions::keep_packs).
+    pub kept: PackTally,
+    /// They would soon be rewritten again: garbage in them is still in its grace time, or they are small and that young themselves.
+    pub soon_again: PackTally,
+    /// [`GcOptions::max_repack_bytes`](crate::gc::GcOptions::max_repack_bytes) is reached.
+    pub limited: PackTally,
+    /// They are small, and all such packs together make no full one.
+    pub small: PackTally,
+    /// A quarter or more is unused, but no more of the store than [`GcOptions::max_unused`](crate::gc::GcOptions::max_unused).
+    pub tolerated: PackTally,
+    /// Less than a quarter is unused.
+    pub in_use: PackTally,
+}
+
 /// The packs of a packed store, by their treatment.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct PackPlan {
-    /// Bytes of chunks in use that would be copied from packs that are rewritten or merged.
+    /// Bytes of chunks that would be copied from packs that are rewritten or merged.
     pub copied_bytes: u64,
     /// Packs without a chunk in use, and those that an earlier collection dropped, that would be deleted.
-    pub delete: PackTally,
-    /// Number of requests that would read chunks to copy, at least.
-    pub gets: u64,
-    /// Small packs that would be merged.
-    pub merge: PackTally,
+    pub delete: PackAction,
+    /// Packs that stay.
+    pub leave: LeftPacks,
+    /// Small packs that would be merged, since they make a full pack together.
+    pub merge: PackAction,
     /// All packs.
     pub packs: PackTally,
-    /// Number of requests that would store new packs, at least.
-    pub puts: u64,
-    /// Packs that would be rewritten without their unused chunks.
-    pub repack: PackTally,
+    /// Packs that would be rewritten without their unused chunks, since a quarter or more of each is unused.
+    pub repack: PackAction,
     /// Number of segments of the index.
     pub segments: u64,
-    /// Bytes of packs that no chunk in use takes up.
+    /// Bytes of packs that nothing in use takes up.
     pub unused_bytes: u64,
-    /// Packs that stay for now, whatever they contain: too young, not recorded, or just dropped.
-    pub waiting: PackTally,
 }
 
 /// A snapshot that lacks chunks.

@@ -169,7 +169,7 @@ impl Scan<'_> {
                 ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
                 ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
                 ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
-                ListEntry::Object(info) => self.note_live(&info),
+                ListEntry::Object(info) => self.note_live(&info, false),
                 ListEntry::Name(_) | ListEntry::Prefix(_) => {}
             }
         }
@@ -186,13 +186,13 @@ impl Scan<'_> {
     }
 
     /// Counts a chunk, or a quarantined copy, that stays in its pack.
-    fn note_live(&mut self, info: &ObjectInfo) {
+    fn note_live(&mut self, info: &ObjectInfo, is_waiting: bool) {
         if self.counting.store.inner().packs().is_none() {
             return;
         }
         let Some(pack) = pack_of(&info.version) else { return };
         match info.key {
-            Key::Chunk(_) => self.census.note_live(pack, info.size),
+            Key::Chunk(_) => self.census.note_live(pack, info.size, is_waiting),
             _ => self.census.live.entry(pack).or_default().is_kept = true,
         }
     }
@@ -253,7 +253,7 @@ impl Scan<'_> {
         };
         let (ready, since) = self.counting.judge(&unused, info.last_used);
         if !ready && unused.quarantined.is_none() {
-            self.note_live(info);
+            self.note_live(info, true);
         }
         let census = &mut self.census;
         match (unused.quarantined, ready) {

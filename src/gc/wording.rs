@@ -4,10 +4,12 @@ use std::fmt;
 
 use crate::gc::options::GcEvent;
 use crate::gc::plan::{GcPlan, SafetyLimit};
+use crate::gc::prices::{Amount, PackCost};
 use crate::gc::report::{
-    ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, PackPlan, PackTally,
+    ChunkTally, GcDamagedSnapshot, GcEnd, GcFailure, GcReport, GcSummary, LeftPacks, PackAction, PackPlan,
+    PackTally,
 };
-use crate::wording::{Causes, Count, Parts, Size, fields_as_json};
+use crate::wording::{Causes, Count, Parts, Size, fields_as_json, text_as_json};
 
 impl fmt::Display for ChunkTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,19 +25,66 @@ impl fmt::Display for PackTally {
     }
 }
 
+text_as_json!(Amount);
+
+/// The cost, and the part of it for early deletion unless it is 0.
+impl fmt::Display for PackCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "costs {}", self.once)?;
+        if self.early_deletion > Amount::default() {
+            write!(f, ", of which {} for early deletion", self.early_deletion)?;
+        }
+        write!(f, "; saves {} a month", self.saved_monthly)
+    }
+}
+
+/// One line: the packs, what is done to them, and the cost if it is known.
+impl fmt::Display for PackAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", Count(self.packs, "pack"), Size(self.bytes))?;
+        for (bytes, requests, action) in
+            [(self.read_bytes, self.gets, "read"), (self.written_bytes, self.puts, "write")]
+        {
+            if requests > 0 {
+                write!(f, "; {action} {} with {}", Size(bytes), Count(requests, "request"))?;
+            }
+        }
+        write!(f, "; free {} with {}", Size(self.freed_bytes), Count(self.deletes, "request"))?;
+        self.cost.map_or(Ok(()), |cost| write!(f, "; {cost}"))
+    }
+}
+
+/// One line: the packs by the reason why they stay.
+impl fmt::Display for LeftPacks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = [
+            (self.in_use, "in use"),
+            (self.tolerated, "tolerated waste"),
+            (self.small, "small, but too few to merge"),
+            (self.soon_again, "would be rewritten again soon"),
+            (self.limited, "beyond the limit of copied bytes"),
+            (self.kept, "younger than packs are kept"),
+            (self.quarantined, "with the last copy of a corrupt chunk"),
+            (self.unsettled, "not recorded yet, or just dropped"),
+        ];
+        let mut separator = "";
+        for (tally, reason) in reasons.iter().filter(|(tally, _)| tally.packs > 0) {
+            write!(f, "{separator}{reason}: {tally}")?;
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
 /// One line: the packs, and those that would be deleted, rewritten and merged.
 impl fmt::Display for PackPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let segments = Count(self.segments, "segment");
         write!(f, "{}, {} unused, {segments}", self.packs, Size(self.unused_bytes))?;
-        for (tally, action) in [(self.delete, "delete"), (self.repack, "rewrite"), (self.merge, "merge")] {
-            if tally.packs > 0 {
-                write!(f, "; {action} {tally}")?;
+        for (action, name) in [(self.delete, "delete"), (self.repack, "rewrite"), (self.merge, "merge")] {
+            if action.packs > 0 {
+                write!(f, "; {name} {}, {}", Count(action.packs, "pack"), Size(action.bytes))?;
             }
-        }
-        if self.copied_bytes > 0 {
-            let requests = Count(self.gets + self.puts, "request");
-            write!(f, "; copy {} with {requests} or more", Size(self.copied_bytes))?;
         }
         Ok(())
     }
@@ -57,6 +106,16 @@ impl fmt::Display for GcSummary {
         lines.add(format_args!("unreferenced, kept for now: {}", self.waiting));
         if let Some(packs) = &self.packs {
             lines.add(format_args!("packs: {packs}"));
+            for (action, name) in
+                [(packs.delete, "deleted"), (packs.repack, "rewritten"), (packs.merge, "merged")]
+            {
+                if action.packs > 0 {
+                    lines.add(format_args!("packs to be {name}: {action}"));
+                }
+            }
+            if packs.leave != LeftPacks::default() {
+                lines.add(format_args!("packs that stay: {}", packs.leave));
+            }
         }
         if self.quarantined.chunks > 0 {
             let garbage = self.quarantined_garbage.chunks;

@@ -59,7 +59,7 @@ mod list;
 mod lookup;
 mod options;
 mod put;
-mod read;
+pub(crate) mod read;
 pub(crate) mod rebuild;
 pub(crate) mod reclaim;
 mod refresh;

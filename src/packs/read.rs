@@ -22,9 +22,9 @@ use crate::packs::lookup::beyond_end;
 use crate::packs::view::Place;
 
 /// Maximum bytes of a request: half a pack of the default size, also if headers make it a little longer.
-const SPAN_BYTES: u64 = (16 << 20) + (64 << 10);
+pub(crate) const SPAN_BYTES: u64 = (16 << 20) + (64 << 10);
 /// Maximum bytes between two chunks that one request reads.
-const GAP_BYTES: u64 = 1 << 20;
+pub(crate) const GAP_BYTES: u64 = 1 << 20;
 /// Maximum number of requests at the same time.
 const SPANS_IN_FLIGHT: usize = 32;
 /// Time for which the first task lets chunks gather. It is short beside the delay of a request.

@@ -39,7 +39,7 @@ use crate::packs::view::{PackInfo, Place, View};
 use crate::packs::{PackedBackend, Packs, State};
 
 /// Bytes of a pack that contain the directories of most packs.
-const TAIL_BYTES: u64 = 64 << 10;
+pub(crate) const TAIL_BYTES: u64 = 64 << 10;
 /// Number of directories read at the same time.
 const READS_IN_FLIGHT: usize = 16;
 

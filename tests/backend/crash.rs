@@ -140,7 +140,7 @@ async fn collect(store: &Datastore, may_be_loose: bool, what: &str) {
             return;
         };
         packs = seen.packs.packs - seen.delete.packs;
-        assert_eq!(seen.waiting.packs, 0, "{what}");
+        assert_eq!(seen.leave.unsettled.packs, 0, "{what}");
         let report = plan.confirm().execute().await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert!(matches!(report.end, GcEnd::Complete), "{what}: {report:?}");
     }

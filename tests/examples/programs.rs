@@ -205,9 +205,23 @@ fn every_example_works_on_a_packed_store() {
                 assert_eq!(chunks, 0, "no directory for chunks");
             }
         }
+        let mut gc = place.on("maintain", "store");
+        gc.args(["gc", "--dry-run", "--json", "--only-process"]);
+        let done = output(gc.args(["--prices", "puts=0.005,gets=0.0004,read=0.09,month=0.023,days=30"]));
+        assert_eq!(status(&done), 0, "{}", errors(&done));
+        let plan: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(plan["packs"]["delete"]["cost"]["once"], "0.00", "{plan}");
+        assert!(plan["packs"]["leave"]["soon_again"]["packs"].as_u64() > Some(0), "{plan}");
         place.check_released();
     }
     let place = Place::Directory(scene.path("other"));
+    for (prices, why) in
+        [("puts", "is not NAME=AMOUNT"), ("puts=a", "not an amount"), ("x=1", "there is no x")]
+    {
+        let done = output(place.on("maintain", "store").args(["gc", "--prices", prices]));
+        assert_eq!(status(&done), 2);
+        assert!(errors(&done).contains(why), "{}", errors(&done));
+    }
     for (arguments, why) in [
         (&["--packed"][..], "it needs --create"),
         (&["--create", "--packed=7"], "8 to 128 MiB"),

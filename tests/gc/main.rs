@@ -13,6 +13,7 @@ mod disk;
 mod lease;
 #[cfg(feature = "testing")]
 mod pack_index;
+mod pack_plan;
 #[cfg(feature = "testing")]
 mod pack_races;
 #[cfg(feature = "testing")]

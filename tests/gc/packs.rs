@@ -86,11 +86,15 @@ impl Scene {
         chunks(packed(Arc::<MemoryBackend>::clone(&self.memory)).await.as_ref()).await
     }
 
-    async fn plan(&self, options: GcOptions) -> GcPlan {
+    pub(crate) fn deletes_at_once(&self) -> bool {
+        self.watched.capabilities().consistent_listing
+    }
+
+    pub(crate) async fn plan(&self, options: GcOptions) -> GcPlan {
         gc::plan(&self.store, options).await.unwrap()
     }
 
-    async fn packs_of(&self, options: GcOptions) -> PackPlan {
+    pub(crate) async fn packs_of(&self, options: GcOptions) -> PackPlan {
         self.plan(options).await.summary().packs.unwrap()
     }
 
@@ -101,7 +105,7 @@ impl Scene {
         Datastore::open(backend, Options::default()).await.unwrap()
     }
 
-    async fn delete(&self, name: &str) {
+    pub(crate) async fn delete(&self, name: &str) {
         self.store.delete_group(&group(name)).await.unwrap();
     }
 
@@ -150,7 +154,7 @@ fn a_pack_without_a_live_chunk_is_deleted_and_no_other() {
 }
 
 /// Three packs with two, four and seven of eight chunks in use, and one with all.
-async fn wasteful(scene: &Scene) {
+pub(crate) async fn wasteful(scene: &Scene) {
     for (at, used) in [(0, 2), (10, 4), (20, 7), (30, 8)] {
         let all: Vec<_> = (at..at + 8).collect();
         back_up_as(&scene.store, "host/old", &all).await;
@@ -198,7 +202,7 @@ fn small_packs_are_merged_once_they_fill_a_pack() {
             back_up_as(&scene.store, &format!("host/{number}"), &[number]).await;
         }
         let packs = scene.packs_of(at_once()).await;
-        assert_eq!((packs.merge.packs, packs.puts), (9, 2));
+        assert_eq!((packs.merge.packs, packs.merge.gets, packs.merge.puts), (9, 9, 4));
         let report = collected(&scene.store, at_once()).await;
         assert_eq!((report.removed.chunks, report.packs.packs), (0, 9));
         // A pack may be a little longer than its target.
@@ -216,7 +220,7 @@ fn packs_that_are_to_be_kept_stay_until_they_are_old_enough() {
         scene.sim.sleep(10 * DAY).await;
         back_up_as(&scene.store, "host/a", &[3]).await;
         let packs = scene.packs_of(at_once().keep_packs(30 * DAY)).await;
-        assert_eq!((packs.delete.packs, packs.waiting.packs), (0, 2));
+        assert_eq!((packs.delete.packs, packs.leave.kept.packs), (0, 2));
         assert_eq!(collected(&scene.store, at_once().keep_packs(30 * DAY)).await.packs.packs, 0);
         scene.sim.sleep(21 * DAY).await;
         let report = collected(&scene.store, at_once().keep_packs(30 * DAY)).await;
@@ -271,7 +275,7 @@ fn packs_that_no_segment_names_are_adopted_when_they_are_old_and_judged_by_their
         let store = scene.opened_as_new().await;
         // Young ones stay.
         let packs = gc::plan(&store, patient()).await.unwrap().summary().packs.unwrap();
-        assert_eq!((packs.waiting.packs, packs.delete.packs), (1, 0));
+        assert_eq!((packs.leave.unsettled.packs, packs.delete.packs), (1, 0));
         assert_eq!(collected(&store, patient()).await.packs.packs, 0);
         // A backup stores its chunks again, and the orphan is one with chunks in use.
         back_up_as(&store, "host/a", &[1]).await;
@@ -436,7 +440,7 @@ fn where_listings_lag_a_dropped_pack_is_deleted_by_a_later_collection_after_the_
         assert_eq!(scene.packs().await.len(), 2);
         assert_eq!(scene.chunks().await, digests([1]));
         let packs = scene.packs_of(patient()).await;
-        assert_eq!((packs.waiting.packs, packs.delete.packs), (1, 0));
+        assert_eq!((packs.leave.unsettled.packs, packs.delete.packs), (1, 0));
         assert_eq!(collected(&scene.store, patient()).await.packs.packs, 0);
         scene.sim.sleep(2 * DAY).await;
         assert_eq!(scene.packs_of(patient()).await.delete.packs, 1);

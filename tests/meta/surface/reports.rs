@@ -71,6 +71,7 @@ const TOOLS: &[&str] = &[
     "PayloadOrigin",
     "PayloadReference",
     "PrefixDirectories",
+    "Prices",
     "Progress",
     "Protection",
     "Proxy",
