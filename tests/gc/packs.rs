@@ -192,6 +192,22 @@ fn packs_with_unused_bytes_are_rewritten_the_worst_first_within_the_limits() {
 }
 
 #[test]
+fn what_a_pack_has_beside_the_blobs_of_chunks_in_use_is_not_unused() {
+    in_both(async |scene| {
+        let backup = scene.store.backup(&group("host/small")).begin().await.unwrap();
+        for number in 0..5_u64 {
+            let contents = Digest::of(&number.to_le_bytes());
+            backup.stream(&format!("{number}.bin"), &contents.as_bytes()[..]).await.unwrap();
+        }
+        drop(backup.finish().await.unwrap());
+        let packs = scene.packs_of(at_once()).await;
+        assert_eq!((packs.packs.packs, packs.unused_bytes, packs.repack.packs), (1, 0, 0));
+        leave(&scene.store, &[1]).await;
+        assert!(scene.packs_of(at_once()).await.unused_bytes > 4096);
+    });
+}
+
+#[test]
 fn small_packs_are_merged_once_they_fill_a_pack() {
     in_both(async |scene| {
         for number in 0..7 {
