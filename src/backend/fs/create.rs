@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::backend::fs::disk::{Contents, Replacing};
 use crate::backend::fs::lock_files::LockDirectory;
 use crate::backend::fs::objects::Inner;
+use crate::backend::fs::open_packs::OpenPacks;
 use crate::backend::fs::{FsOptions, LOCK_FILE, PrefixDirectories};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,7 +51,7 @@ pub(super) fn open(root: &Path, options: &FsOptions) -> Result<Inner> {
         flushes: Mutex::default(),
         lock_directory,
         flushing: AtomicBool::new(false),
-        open_packs: Mutex::default(),
+        open_packs: OpenPacks::default(),
         sync_level: options.sync_level,
         unflushed: AtomicU64::new(0),
         unsynced: Mutex::default(),

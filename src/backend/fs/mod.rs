@@ -67,6 +67,7 @@ mod lock_files;
 mod lock_names;
 mod lock_place;
 mod objects;
+mod open_packs;
 #[cfg(feature = "testing")]
 pub(crate) mod replay;
 mod times;

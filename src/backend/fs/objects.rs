@@ -1,11 +1,11 @@
 //! Operations on single objects and directories. All of them block.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,11 +17,12 @@ use crate::backend::fs::call::errno;
 use crate::backend::fs::disk::{Contents, Disk, Replacing};
 use crate::backend::fs::info::{info, marker_info};
 use crate::backend::fs::lock_files::LockDirectory;
+use crate::backend::fs::open_packs::OpenPacks;
 use crate::backend::fs::version::{stamp, version, version_lock};
 use crate::backend::{Deleted, Object, ObjectInfo, PutMode, Removal, Version};
 use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::larder::pack::name::{PACKS, PackName};
+use crate::format::larder::pack::name::PACKS;
 use crate::format::layout::{ENCLOSURE, Key};
 use crate::format::name::SnapshotName;
 
@@ -43,16 +44,13 @@ pub(super) struct Inner {
     /// A flush in the background is running.
     pub(super) flushing: AtomicBool,
     /// Packs that ranges were read from.
-    pub(super) open_packs: Mutex<VecDeque<(PackName, Arc<File>)>>,
+    pub(super) open_packs: OpenPacks,
     pub(super) sync_level: SyncLevel,
     /// Bytes that were stored since the last flush in the background began.
     pub(super) unflushed: AtomicU64,
     /// Used at the level `File` only.
     pub(super) unsynced: Mutex<Unsynced>,
 }
-
-/// Number of packs that stay open for further reads.
-const OPEN_PACKS: usize = 8;
 
 /// Directories whose entries changed since they were last flushed.
 #[derive(Debug, Default)]
@@ -103,12 +101,24 @@ impl Inner {
 
     pub(super) fn get_range(&self, key: &Key, range: &Range<u64>) -> Result<Object> {
         let action = "read a range of";
-        let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
         if let Key::Namespace(_) = key.exposed() {
             // The marker of a namespace is empty, so every range is outside.
-            return self.head(key).and_then(|_| Err(outside()));
+            let outside = Error::new(ErrorKind::InvalidInput, action).on(key);
+            return self.head(key).and_then(|_| Err(outside));
         }
-        let (file, metadata) = self.open_for_ranges(key).map_err(|error| failure(error, action, key))?;
+        let failed = |error| failure(error, action, key);
+        let open = || self.disk.open(&key.path());
+        if let Key::Pack(name) = key {
+            let (pack, metadata) = self.open_packs.get(*name, open).map_err(failed)?;
+            return self.read_range(pack.file(), &metadata, key, range);
+        }
+        let (file, metadata) = open().map_err(failed)?;
+        self.read_range(&file, &metadata, key, range)
+    }
+
+    fn read_range(&self, file: &File, metadata: &Metadata, key: &Key, range: &Range<u64>) -> Result<Object> {
+        let action = "read a range of";
+        let outside = || Error::new(ErrorKind::InvalidInput, action).on(key);
         if range.is_empty() || range.end > metadata.len() {
             return Err(outside());
         }
@@ -117,31 +127,7 @@ impl Inner {
         buffer.lengthen(length);
         file.read_exact_at(&mut buffer[..length], range.start)
             .map_err(|error| failure(error, action, key))?;
-        Ok(Object::new(buffer.freeze_to(length), info(key, &metadata)))
-    }
-
-    /// Opens a file of which more ranges may be read. Packs stay open for a while: each is written once and has many chunks.
-    fn open_for_ranges(&self, key: &Key) -> io::Result<(Arc<File>, Metadata)> {
-        let Key::Pack(name) = key else {
-            let (file, metadata) = self.disk.open(&key.path())?;
-            return Ok((Arc::new(file), metadata));
-        };
-        let lock = || self.open_packs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = lock().iter().find(|(of, _)| of == name).map(|(_, file)| Arc::clone(file));
-        if let Some(file) = known {
-            let metadata = file.metadata()?;
-            // A deleted or replaced file has no name.
-            if metadata.nlink() > 0 {
-                return Ok((file, metadata));
-            }
-        }
-        let (file, metadata) = self.disk.open(&key.path())?;
-        let file = Arc::new(file);
-        let mut open = lock();
-        open.retain(|(of, file)| of != name && file.metadata().is_ok_and(|metadata| metadata.nlink() > 0));
-        open.truncate(OPEN_PACKS - 1);
-        open.push_front((*name, Arc::clone(&file)));
-        Ok((file, metadata))
+        Ok(Object::new(buffer.freeze_to(length), info(key, metadata)))
     }
 
     pub(super) fn head(&self, key: &Key) -> Result<ObjectInfo> {
@@ -292,10 +278,6 @@ impl Inner {
             return self.delete_namespace(removal, parent(&path));
         }
         let failed = |error| failure(error, "delete", key);
-        if let Key::Pack(name) = key {
-            // Otherwise its space would stay in use.
-            self.open_packs.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| of != name);
-        }
         let held = version_lock(self.disk.identity(), &path);
         if let Some(wanted) = wanted {
             let found = match self.disk.metadata(&path) {
@@ -319,6 +301,10 @@ impl Inner {
             }
         }
         drop(held);
+        if let Key::Pack(name) = key {
+            // Otherwise its space would stay in use.
+            self.open_packs.forget(*name);
+        }
         self.changed(parent(&path));
         if key.exposed().is_content() {
             self.remove_empty(parent(&path));
