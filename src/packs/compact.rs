@@ -19,7 +19,7 @@
 //! | merged segment stored | the same view; the next collection deletes the replaced ones |
 //! | some of the replaced ones deleted | the same |
 //!
-//! # What a merged segment keeps
+//! # Facts that a merged segment keeps
 //! | fact of a segment that it replaces | kept |
 //! |---|---|
 //! | a pack, its copies, the bad and deleted ones | unless the pack was dropped |
@@ -103,7 +103,10 @@ impl PackedBackend {
         if !removals.is_empty() {
             for (name, deleted) in replaced.iter().zip(packs.inner.delete(&removals).await?) {
                 match deleted {
-                    Ok(deleted) => compacted.removed += u64::from(deleted == Deleted::Removed),
+                    Ok(deleted) => {
+                        packs.handles.forget_segments([name]);
+                        compacted.removed += u64::from(deleted == Deleted::Removed);
+                    }
                     Err(error) => compacted.failures.push((*name, error)),
                 }
             }

@@ -34,6 +34,8 @@ pub(super) struct PackListing {
 /// Recent listings of packs, by the numbers in the cursors.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
+    /// Files among the segments that are none, such as those of writers that died.
+    among_segments: Vec<String>,
     last: u64,
     recent: VecDeque<(u64, Arc<PackListing>)>,
 }
@@ -77,6 +79,11 @@ impl Packs {
             info.is_listed = found.is_some() || is_own;
             info.stored_bytes = found.map(|(bytes, _)| *bytes);
         }
+    }
+
+    /// Notes the foreign files that a listing of segments shows.
+    pub(super) fn note_foreign(&self, among_segments: Vec<String>) {
+        self.listings().among_segments = among_segments;
     }
 
     /// Lists all packs.
@@ -128,7 +135,9 @@ impl Packs {
             .collect();
         drop(state);
         if is_last && query.until.is_none() {
-            entries.extend(listing.foreign.iter().cloned().map(ListEntry::Foreign));
+            let among_segments = self.listings().among_segments.clone();
+            let foreign = among_segments.into_iter().chain(listing.foreign.iter().cloned());
+            entries.extend(foreign.map(ListEntry::Foreign));
         }
         Ok(ListPage::new(entries, next))
     }

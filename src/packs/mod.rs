@@ -149,6 +149,8 @@ impl PackedBackend {
             cheap_presence: true,
             deep_listings: true,
             in_flight: if below.cheap_presence { below.in_flight } else { IN_FLIGHT },
+            // `tracks_last_use` stays, although `touch` leaves the time of a pack, which is that of its put. A use needs no time: pins show that
+            // of this process, and the lock of the store keeps other ones out from a plan to the end of its execution. No PBS uses packs.
             ..below.clone()
         };
         let mut session = [0; 16];

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
+use futures::future::{self, Either};
 
 use crate::backend::{PutMode, Version};
 use crate::error::{Error, ErrorKind, Result};
@@ -46,7 +47,7 @@ pub(super) struct Writer {
     starved: usize,
     /// Packs whose put failed.
     pub(super) unsent: BTreeSet<u32>,
-    pub(super) waiting: Vec<oneshot::Sender<()>>,
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Writer {
@@ -137,6 +138,13 @@ impl State {
         }
     }
 
+    /// Waits until storing a pack ends.
+    pub(super) fn next_end(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.writer.waiting.push(sender);
+        receiver
+    }
+
     /// Wakes all tasks that wait for a pack to be stored.
     pub(super) fn notify(&mut self) {
         for waiting in self.writer.waiting.drain(..) {
@@ -160,7 +168,7 @@ impl Packs {
         blob: &Bytes,
         mode: &PutMode,
     ) -> Result<Version> {
-        let permit = self.room(blob.len()).await;
+        let permit = self.room(blob.len()).await?;
         let (version, closed) = {
             let mut state = self.state();
             if let Some(failed) = &state.writer.failed {
@@ -190,7 +198,7 @@ impl Packs {
 
     /// Appends another copy of a chunk, whatever copies there are.
     pub(super) async fn append_copy(self: &Arc<Self>, digest: Digest, blob: &Bytes) -> Result<()> {
-        let permit = self.room(blob.len()).await;
+        let permit = self.room(blob.len()).await?;
         let closed = {
             let mut state = self.state();
             if let Some(failed) = &state.writer.failed {
@@ -204,18 +212,32 @@ impl Packs {
 
     /// Waits for memory for a chunk. Memory that others wait for is in packs that are being stored, or becomes part of the open pack, which
     /// is stored once it is full. Only a chunk that does not fit beside the open pack needs it closed earlier.
-    async fn room(self: &Arc<Self>, bytes: usize) -> Permit {
+    ///
+    /// # Errors
+    /// The failure to store a pack: its memory stays in use.
+    async fn room(self: &Arc<Self>, bytes: usize) -> Result<Permit> {
         let mut acquired = Box::pin(self.memory.acquire(bytes));
         if let Poll::Ready(permit) = futures::poll!(&mut acquired) {
-            return permit;
+            return Ok(permit);
         }
-        if bytes as u64 + self.limit_bytes() <= self.memory_bytes as u64 {
-            return acquired.await;
+        let is_starved = bytes as u64 + self.limit_bytes() > self.memory_bytes as u64;
+        let _starved = is_starved.then(|| Starved::new(self));
+        if is_starved {
+            let closed = self.state().close();
+            self.store_packs(closed);
         }
-        let _starved = Starved::new(self);
-        let closed = self.state().close();
-        self.store_packs(closed);
-        acquired.await
+        loop {
+            let ended = {
+                let mut state = self.state();
+                if let Some(failed) = &state.writer.failed {
+                    return Err(failed.clone());
+                }
+                state.next_end()
+            };
+            if let Either::Left((permit, _)) = future::select(&mut acquired, ended).await {
+                return Ok(permit);
+            }
+        }
     }
 }
 
@@ -247,4 +269,185 @@ impl State {
 pub(super) fn version_of(view: &View, place: &Place) -> Version {
     let pack = view.pack(place.pack).map(|pack| pack.name.to_string()).unwrap_or_default();
     Version::new(format!("{pack}:{}", place.offset))
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::backend::fault::{Action, FaultBackend, Rule};
+    use crate::backend::record::Method;
+    use crate::backend::{Backend, MemoryBackend};
+    use crate::packs::PackedBackend;
+    use crate::packs::tests::names_of_packs;
+    use crate::rt::{Runtime as _, SimRuntime};
+
+    const KIB: usize = 1 << 10;
+    /// Size of a pack, with slack of 16 KiB.
+    const TARGET: usize = 512 * KIB;
+    /// A pack that is stored beside one that is filled.
+    const MEMORY: usize = 2 * TARGET;
+    /// Time for which a pack is being stored.
+    const DELAY: Duration = Duration::from_secs(10);
+
+    struct Scene {
+        below: Arc<dyn Backend>,
+        faults: Arc<FaultBackend>,
+        packed: PackedBackend,
+    }
+
+    /// Packs are stored slowly.
+    async fn scene(sim: &SimRuntime, uuid: &str) -> Scene {
+        let faults = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::new(sim.clone())))));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = PackedBackend::open(Arc::clone(&below), uuid, TARGET, MEMORY).await.unwrap();
+        faults.add(Rule::on(Method::Put, Action::Delay(DELAY)).keys(is_pack));
+        Scene { below, faults, packed }
+    }
+
+    fn is_pack(key: &Key) -> bool {
+        matches!(key, Key::Pack(_))
+    }
+
+    fn chunk(number: usize) -> Key {
+        Key::Chunk(Digest::of(&number.to_le_bytes()))
+    }
+
+    async fn put(packed: &PackedBackend, number: usize, kib: usize) -> Result<()> {
+        let blob = Bytes::from(vec![number.to_le_bytes()[0]; kib * KIB]);
+        packed.put(&chunk(number), blob, PutMode::Create).await.map(drop)
+    }
+
+    /// Number of chunks in the open pack, and of puts that wait for its memory.
+    fn open_and_starved(packed: &PackedBackend) -> (usize, usize) {
+        let mut state = packed.packs.state();
+        let chunks = state.open_builder().map_or(0, |builder| builder.entries().len());
+        (chunks, state.writer.starved)
+    }
+
+    /// Bytes of packs in memory.
+    fn bytes_in_memory(packed: &PackedBackend) -> usize {
+        let state = packed.packs.state();
+        let contents = |number| match &state.view.pack(number).unwrap().contents {
+            Some(Contents::Open(builder)) => usize::try_from(builder.size()).unwrap(),
+            Some(Contents::Closed(bytes)) => bytes.len(),
+            None => 0,
+        };
+        state.view.in_memory().into_iter().map(contents).sum()
+    }
+
+    #[test]
+    fn a_chunk_that_does_not_fit_beside_the_open_pack_closes_it_early() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { below, packed, .. } = scene(&sim, "closed early").await;
+            put(&packed, 1, 450).await.unwrap();
+            assert_eq!(open_and_starved(&packed), (1, 0));
+            let before = sim.monotonic();
+            put(&packed, 2, 750).await.unwrap();
+            assert_eq!(sim.monotonic() - before, DELAY);
+            assert_eq!(names_of_packs(&below).await.len(), 1);
+            // The large chunk fills its pack alone.
+            assert_eq!(open_and_starved(&packed), (0, 0));
+            packed.barrier().await.unwrap();
+            assert_eq!((names_of_packs(&below).await.len(), packed.packs.memory.held()), (2, 0));
+        });
+    }
+
+    #[test]
+    fn a_chunk_that_fits_beside_the_open_pack_waits_and_leaves_it_open() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { packed, .. } = scene(&sim, "left open").await;
+            for number in [1, 2] {
+                put(&packed, number, 520).await.unwrap();
+            }
+            put(&packed, 3, 100).await.unwrap();
+            let before = sim.monotonic();
+            put(&packed, 4, 100).await.unwrap();
+            assert!(sim.monotonic() > before, "it waited");
+            assert_eq!(open_and_starved(&packed), (2, 0));
+        });
+    }
+
+    #[test]
+    fn a_dropped_put_does_not_close_packs_any_more() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { packed, .. } = scene(&sim, "dropped").await;
+            put(&packed, 1, 450).await.unwrap();
+            let mut waits = Box::pin(put(&packed, 2, 750));
+            assert!((&mut waits).now_or_never().is_none());
+            assert_eq!(open_and_starved(&packed), (0, 1));
+            drop(waits);
+            for number in [3, 4, 5] {
+                put(&packed, number, 100).await.unwrap();
+            }
+            assert_eq!(open_and_starved(&packed), (3, 0));
+            packed.barrier().await.unwrap();
+            assert_eq!(packed.packs.memory.held(), 0);
+        });
+    }
+
+    /// A put that had its memory first, and appends only now, must not leave its chunk in a pack that stays open.
+    #[test]
+    fn while_a_chunk_waits_for_the_memory_of_the_open_pack_others_close_theirs_at_once() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { packed, .. } = scene(&sim, "others close").await;
+            for number in [1, 2] {
+                put(&packed, number, 520).await.unwrap();
+            }
+            put(&packed, 3, 100).await.unwrap();
+            let (small, large) = futures::future::join(put(&packed, 4, 100), put(&packed, 5, 1100)).await;
+            small.and(large).unwrap();
+            packed.barrier().await.unwrap();
+            for number in 1..6 {
+                let found = packed.get(&chunk(number), u64::MAX).await.unwrap();
+                assert_eq!(found.bytes[0], number.to_le_bytes()[0]);
+            }
+            assert_eq!(packed.packs.memory.held(), 0);
+        });
+    }
+
+    /// A writer that tries again and again while storing fails does not fill the memory with packs.
+    #[test]
+    fn however_often_storing_fails_the_packs_in_memory_stay_within_their_bound() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { below, faults, packed } = scene(&sim, "storing fails").await;
+            faults.clear();
+            faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
+            let mut accepted = BTreeSet::new();
+            let mut number = 0;
+            for _ in 0..20 {
+                loop {
+                    number += 1;
+                    let stored = put(&packed, number, 100).await;
+                    assert!(bytes_in_memory(&packed) <= MEMORY + 2 * SLACK_BYTES);
+                    match stored {
+                        Ok(()) => _ = accepted.insert(number),
+                        Err(error) => break assert_eq!(error.kind(), ErrorKind::Unavailable),
+                    }
+                }
+                // It stores the same packs again; meanwhile puts wait, and fail with them.
+                let (stored, flushed) =
+                    futures::future::join(put(&packed, number, 100), packed.barrier()).await;
+                accepted.extend(stored.is_ok().then_some(number));
+                assert_eq!(flushed.unwrap_err().kind(), ErrorKind::Unavailable);
+            }
+            faults.clear();
+            packed.barrier().await.unwrap();
+            assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
+            put(&packed, 1000, 100).await.unwrap();
+            let other = PackedBackend::open(below, "storing fails, elsewhere", TARGET, MEMORY).await.unwrap();
+            assert!(accepted.len() > 5);
+            for number in accepted {
+                other.get(&chunk(number), u64::MAX).await.unwrap();
+            }
+        });
+    }
 }

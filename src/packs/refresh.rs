@@ -17,7 +17,7 @@ use crate::packs::Packs;
 pub(super) struct SegmentListing {
     /// With the times of their puts.
     pub(super) times: BTreeMap<SegmentName, SystemTime>,
-    /// Those that are no objects, by path.
+    /// Entries in the place of a segment that are no objects, by path.
     unreadable: BTreeMap<String, Error>,
 }
 
@@ -89,7 +89,7 @@ impl Packs {
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
         let SegmentListing { times, mut unreadable } = self.list_segments().await?;
         let lags = !self.inner.capabilities().consistent_listing;
-        let stored = if lags { self.handles.stored() } else { BTreeSet::new() };
+        let stored = if lags { self.handles.stored(self.runtime().monotonic()) } else { BTreeSet::new() };
         let unknown: Vec<_> = {
             let state = self.state();
             let known = state.view.segments();
@@ -142,17 +142,20 @@ impl Packs {
     pub(super) async fn list_segments(&self) -> Result<SegmentListing> {
         let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
         let mut listing = SegmentListing { times: BTreeMap::new(), unreadable: BTreeMap::new() };
+        let mut foreign = Vec::new();
         for entry in entries {
             match entry {
                 ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, .. }) => {
                     listing.times.insert(name, last_used);
                 }
+                ListEntry::Foreign(path) => foreign.push(path),
                 ListEntry::Unreadable(unreadable) => {
                     listing.unreadable.insert(unreadable.path.clone(), unreadable.error("read"));
                 }
                 _ => {}
             }
         }
+        self.note_foreign(foreign);
         Ok(listing)
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::channel::oneshot;
 
 use crate::backend::PutMode;
 use crate::error::{Error, ErrorKind, Result};
@@ -63,9 +62,7 @@ impl Packs {
                 if !wanted.iter().any(|number| state.view.is_in_memory(*number)) {
                     break;
                 }
-                let (sender, receiver) = oneshot::channel();
-                state.writer.waiting.push(sender);
-                receiver
+                state.next_end()
             };
             // The sender is kept until it is used.
             let _ = waiting.await;
@@ -114,8 +111,10 @@ impl Packs {
             Ok(encoded) => encoded,
         };
         let key = Key::Segment(name);
-        // Also if the put fails: it may be stored.
-        self.handles.note_segment(name);
+        if !self.inner.capabilities().consistent_listing {
+            // Also if the put fails: it may be stored.
+            self.handles.note_segment(name, self.runtime().monotonic());
+        }
         self.inner.put(&key, bytes.clone(), self.inner.capabilities().create_mode()).await?;
         let parsed = Segment::parse(&name, &bytes);
         let parsed =
@@ -127,7 +126,7 @@ impl Packs {
         let mut state = self.state();
         state.forget_dropped();
         let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
-        // Those of a pack that is not stored follow with it.
+        // Exclusions in a pack that is not stored follow with it.
         let exclusions = state.writer.exclusions.iter();
         let exclusions = exclusions
             .take_while(|(_, place, _)| !state.view.is_in_memory(place.pack))
@@ -179,15 +178,15 @@ impl Sending {
         let is_due = {
             let now = packs.runtime().monotonic();
             let mut state = packs.state();
-            // Released even if it failed, since puts wait for memory.
-            state.writer.permits.remove(&number);
             match stored {
                 Ok(_) => {
+                    state.writer.permits.remove(&number);
                     if let Some(info) = state.view.pack_mut(number) {
                         info.contents = None;
                         info.last_used = Some(packs.runtime().now());
                     }
                 }
+                // The bytes stay in memory, and so their memory in use. Puts that wait for it fail.
                 Err(error) => {
                     state.writer.unsent.insert(number);
                     state.writer.failed = Some(error);
@@ -211,7 +210,6 @@ impl Drop for Sending {
             return;
         }
         let mut state = self.packs.state();
-        state.writer.permits.remove(&self.number);
         state.writer.unsent.insert(self.number);
         state.writer.failed = Some(Error::new(ErrorKind::Internal, "store a pack"));
         state.notify();
@@ -294,4 +292,108 @@ fn joined(finished: &FinishedSegment) -> Bytes {
 
 pub(super) fn unencodable(error: SegmentWriteError) -> Error {
     Error::new(ErrorKind::Internal, "encode an index segment").because(error)
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::backend::fault::{Action, FaultBackend, Rule};
+    use crate::backend::record::Method;
+    use crate::backend::{Backend, ListQuery, list_all};
+    use crate::format::layout::Prefix;
+    use crate::packs::PackedBackend;
+    use crate::packs::tests::{chunk, delete, is_reliable, memory, names_of_packs, open, put};
+
+    fn with_faults() -> (Arc<FaultBackend>, Arc<dyn Backend>) {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        (faults, below)
+    }
+
+    /// Stores a chunk in a pack that no segment names.
+    async fn put_unrecorded(packed: &PackedBackend, faults: &FaultBackend, number: u32) {
+        put(packed, number).await;
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        faults.clear();
+    }
+
+    async fn segments(below: &Arc<dyn Backend>) -> usize {
+        list_all(below.as_ref(), &ListQuery::all(Prefix::Segments)).await.unwrap().entries().len()
+    }
+
+    /// Adopts all orphans as a collection does.
+    async fn adopt(packed: &PackedBackend) {
+        let begin = packed.packs.begin_listing().await.unwrap();
+        assert_eq!(packed.adopt_orphans(&begin, |_| true).await.unwrap(), 1);
+    }
+
+    /// Otherwise the copies would count again once a merged segment has forgotten the drop.
+    ///
+    /// Proves H202.
+    #[test]
+    fn a_pack_that_another_process_dropped_is_not_recorded_any_more() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let packed = open(&below, "recorded late").await;
+            put_unrecorded(&packed, &faults, 1).await;
+            let other = open(&below, "recorded late, collector").await;
+            adopt(&other).await;
+            let names = names_of_packs(&below).await;
+            other.drop_packs(&names.into_iter().collect()).await.unwrap();
+            let before = segments(&below).await;
+            // It learns of the drop when it takes the lock.
+            drop(packed.lock_shared().await);
+            assert!(!is_reliable(&packed, 1).await);
+            packed.barrier().await.unwrap();
+            assert_eq!((segments(&below).await, packed.packs.state().writer.unrecorded.len()), (before, 0));
+            put(&packed, 1).await;
+            packed.barrier().await.unwrap();
+            drop(other.lock_shared().await);
+            assert!(is_reliable(&packed, 1).await && is_reliable(&other, 1).await);
+        });
+    }
+
+    /// A handle that adopted an orphan too learns of its drop without reading a segment.
+    ///
+    /// Proves H202.
+    #[test]
+    fn a_pack_that_another_handle_dropped_is_not_recorded_any_more() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let died = open(&below, "adopted twice, dead writer").await;
+            put_unrecorded(&died, &faults, 1).await;
+            let (packed, other) = (open(&below, "adopted twice").await, open(&below, "adopted twice").await);
+            adopt(&packed).await;
+            adopt(&other).await;
+            let names = names_of_packs(&below).await;
+            other.drop_packs(&names.into_iter().collect()).await.unwrap();
+            let before = segments(&below).await;
+            assert!(!is_reliable(&packed, 1).await);
+            packed.barrier().await.unwrap();
+            assert_eq!(segments(&below).await, before);
+        });
+    }
+
+    #[test]
+    fn a_pack_that_is_forgotten_takes_only_its_own_chunks_along() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let packed = open(&below, "forgotten").await;
+            put_unrecorded(&packed, &faults, 1).await;
+            let first = names_of_packs(&below).await;
+            put_unrecorded(&packed, &faults, 2).await;
+            // Another process took it for an orphan, and deleted it.
+            delete(&below, Key::Pack(first[0])).await;
+            drop(packed.lock_shared().await);
+            assert!(!is_reliable(&packed, 1).await && is_reliable(&packed, 2).await);
+            packed.barrier().await.unwrap();
+            let other = open(&below, "forgotten, elsewhere").await;
+            assert_eq!(other.get(&chunk(1), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
+            other.get(&chunk(2), 100).await.unwrap();
+        });
+    }
 }

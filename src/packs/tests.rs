@@ -14,23 +14,23 @@ use crate::rt::ThreadRuntime;
 
 const TARGET: usize = 8 << 20;
 
-fn memory() -> Arc<dyn Backend> {
+pub(super) fn memory() -> Arc<dyn Backend> {
     Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())))
 }
 
-fn chunk(number: u32) -> Key {
+pub(super) fn chunk(number: u32) -> Key {
     Key::Chunk(Digest::of(&number.to_le_bytes()))
 }
 
-fn blob(number: u32) -> Bytes {
+pub(super) fn blob(number: u32) -> Bytes {
     Bytes::from(vec![number.to_le_bytes()[0]; 100])
 }
 
-async fn open(below: &Arc<dyn Backend>, process: &str) -> PackedBackend {
+pub(super) async fn open(below: &Arc<dyn Backend>, process: &str) -> PackedBackend {
     PackedBackend::open(Arc::clone(below), process, TARGET, 4 * TARGET).await.unwrap()
 }
 
-async fn put(packed: &PackedBackend, number: u32) {
+pub(super) async fn put(packed: &PackedBackend, number: u32) {
     packed.put(&chunk(number), blob(number), PutMode::Create).await.unwrap();
 }
 
@@ -77,7 +77,7 @@ fn chunks_that_could_not_be_stored_fail_each_barrier_until_one_stores_them() {
 }
 
 impl PackedBackend {
-    async fn lock_shared(&self) -> Box<dyn crate::backend::LockGuard> {
+    pub(super) async fn lock_shared(&self) -> Box<dyn crate::backend::LockGuard> {
         let backend: &dyn Backend = self;
         backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap()
     }
@@ -155,7 +155,7 @@ fn a_chunk_in_a_dropped_pack_is_read_as_long_as_the_pack_exists() {
     });
 }
 
-async fn names_of_packs(below: &Arc<dyn Backend>) -> Vec<PackName> {
+pub(super) async fn names_of_packs(below: &Arc<dyn Backend>) -> Vec<PackName> {
     let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
     let name = |entry: &ListEntry| match entry {
         ListEntry::Object(ObjectInfo { key: Key::Pack(name), .. }) => Some(*name),
@@ -164,11 +164,11 @@ async fn names_of_packs(below: &Arc<dyn Backend>) -> Vec<PackName> {
     listed.entries().iter().filter_map(name).collect()
 }
 
-async fn is_reliable(packed: &PackedBackend, number: u32) -> bool {
+pub(super) async fn is_reliable(packed: &PackedBackend, number: u32) -> bool {
     matches!(packed.touch(&[chunk(number)]).await.unwrap()[..], [Touched::Present(_)])
 }
 
-async fn delete(below: &Arc<dyn Backend>, key: Key) {
+pub(super) async fn delete(below: &Arc<dyn Backend>, key: Key) {
     assert!(below.delete(&[Removal::any(key)]).await.unwrap().iter().all(Result::is_ok));
 }
 
@@ -265,7 +265,7 @@ fn a_pack_is_an_orphan_once_the_segment_with_its_chunks_is_lost() {
     });
 }
 
-/// What does not fit into a full store is given up once no writer holds the lock, so that deletions and collections work.
+/// A handle gives up chunks that do not fit into a full store once no writer holds the lock, so that deletions and collections work.
 #[test]
 fn a_full_store_is_writable_again_once_its_writers_gave_up() {
     block_on(async {

@@ -19,12 +19,13 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcOptions};
 use larder::internal::record::Method;
 use larder::rt::ThreadRuntime;
-use larder::store::{Datastore, Options};
+use larder::store::{Datastore, Options, PackOptions};
 use larder_testing::fixture;
 use larder_testing::gc_scene::{
     CHUNK, at_once, back_up, check, check_all, chunks, collect, collected, data, digests, group, leave,
     reason,
 };
+use larder_testing::s3_store::files_below;
 use larder_testing::watched::Watched;
 
 fn options() -> FsOptions {
@@ -290,6 +291,46 @@ fn foreign_files_stay_and_do_not_stop_a_collection() {
         assert!(odd.iter().all(|path| fs::read(path).unwrap() == b"odd"));
         assert!(below.join("link").is_symlink());
         assert_eq!((chunks(backend.as_ref()).await, check_all(&store).await), (digests([4]), 1));
+    });
+}
+
+/// Proves H34.
+#[test]
+fn temporary_files_of_dead_writers_beside_packs_and_segments_are_removed() {
+    let directory = larder_testing::scratch();
+    let root = directory.path().join("store");
+    block_on(async {
+        let runtime = Arc::new(ThreadRuntime::new());
+        let backend: Arc<dyn Backend> = Arc::new(FsBackend::create(runtime, &root, options()).await.unwrap());
+        let packed = Options::default().packed(PackOptions::default());
+        let store = Datastore::create(backend, packed).await.unwrap();
+        drop(back_up(&store, "host/a", &[1, 2]).await.unwrap());
+        let mut left = Vec::new();
+        for file in ["packs", "index"].iter().flat_map(|part| files_below(&root.join(".larder").join(part))) {
+            for suffix in [".tmp_OldOld", ".tmp_NewNew", ".txt"] {
+                let mut path = file.clone().into_os_string();
+                path.push(suffix);
+                fs::write(&path, "torn").unwrap();
+                left.push(PathBuf::from(path));
+            }
+        }
+        let is_old = |path: &PathBuf| path.extension().unwrap() != "tmp_NewNew";
+        for path in left.iter().filter(|path| is_old(path)) {
+            filetime::set_file_times(
+                path,
+                FileTime::from_unix_time(1000, 0),
+                FileTime::from_unix_time(1000, 0),
+            )
+            .unwrap();
+        }
+        assert_eq!(left.len(), 6);
+        assert_eq!(gc::plan(&store, at_once()).await.unwrap().summary().foreign_count, 6);
+        assert_eq!(collected(&store, at_once()).await.leftovers, 2);
+        left.retain(|path| path.exists());
+        let mut kept: Vec<_> = left.iter().map(|path| path.extension().unwrap().to_str().unwrap()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, ["tmp_NewNew", "tmp_NewNew", "txt", "txt"]);
+        assert_eq!(check_all(&store).await, 1);
     });
 }
 
