@@ -483,7 +483,7 @@ fn wait_for_requests(server: &FaultServer) {
 }
 
 /// As if by another process: what tasks of this one know of the store is found by its identity.
-fn estrange(server: &FaultServer, number: u32) {
+pub(crate) fn estrange(server: &FaultServer, number: u32) {
     let identity = String::from_utf8(server.objects()["store/.larder/store.json"].clone()).unwrap();
     let at = identity.find("\"uuid\":\"").unwrap() + 8;
     let identity = [&identity[..at], &format!("{number:032x}"), &identity[at + 32..]].concat();

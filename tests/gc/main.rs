@@ -22,3 +22,5 @@ mod packs;
 mod races;
 #[cfg(feature = "testing")]
 mod time;
+#[cfg(all(feature = "s3", feature = "testing"))]
+mod turns;

@@ -14,10 +14,10 @@ use larder::internal::listing::list_all;
 use larder::internal::record::Method;
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::Scope;
-use larder_testing::gc_scene::{OnFailure, at_once, back_up, check, check_all, collected, digests, leave};
+use larder_testing::gc_scene::{at_each_step, at_once, back_up, check, check_all, collected, digests, leave};
 use larder_testing::watched::Watched;
 
-use crate::packs::{KINDS, Scene, back_up_as, in_both, patient, scene};
+use crate::packs::{Scene, back_up_as, in_both, patient, scene};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -138,18 +138,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
 /// Proves H202.
 #[test]
 fn after_a_crash_at_any_step_of_a_merge_every_view_is_the_same() {
-    for is_bucket in KINDS {
-        let mut step = 1;
-        loop {
-            let _on_failure = OnFailure(format!("bucket {is_bucket}, step {step}"));
-            let sim = SimRuntime::new(step);
-            if !sim.block_on(dies_at(&sim, step, is_bucket)) {
-                break;
-            }
-            step += 1;
-        }
-        assert!(step > 5, "{step} steps");
-    }
+    at_each_step(5, dies_at);
 }
 
 /// A handle that adopted an orphan in a plan does not record it after another one dropped it, and the drop was forgotten.
@@ -251,7 +240,7 @@ async fn hurt(scene: &Scene, key: &Key, how: &str) {
 
 /// Proves H203.
 #[test]
-fn an_index_that_was_lost_is_made_anew_from_the_packs() {
+fn a_lost_index_is_rebuilt_from_the_packs() {
     in_both(async |scene| {
         for (number, name) in ["host/a", "host/b", "host/c"].into_iter().enumerate() {
             let first = 10 * number as u64;
@@ -328,42 +317,30 @@ fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
 /// Proves H203.
 #[test]
 fn after_a_crash_at_any_step_of_a_rebuild_another_one_continues() {
-    for is_bucket in KINDS {
-        let mut step = 1;
-        loop {
-            let _on_failure = OnFailure(format!("bucket {is_bucket}, step {step}"));
-            let sim = SimRuntime::new(step);
-            let died = sim.block_on(async {
-                let scene = scene(&sim, is_bucket).await;
-                for (number, name) in ["host/a", "host/b"].into_iter().enumerate() {
-                    back_up_as(&scene.store, name, &[number as u64]).await;
-                }
-                let all = segments(&scene).await;
-                hurt(&scene, all.first().unwrap(), "flip").await;
-                hurt(&scene, all.last().unwrap(), "remove").await;
-                let store = scene.opened_as_new().await;
-                let mut plan = store.plan_index_rebuild().await.unwrap();
-                scene.faults.crash_at(scene.faults.steps() + step);
-                let _ = plan.execute().await;
-                let died = scene.faults.has_crashed();
-                drop((plan, store));
-                let memory: Arc<dyn Backend> = Arc::<MemoryBackend>::clone(&scene.memory);
-                let scene = Scene { watched: Watched::of_kind(memory, is_bucket), ..scene };
-                let store = scene.opened_as_new().await;
-                store.plan_index_rebuild().await.unwrap().execute().await.unwrap();
-                assert_eq!(check_all(&store).await, 2);
-                let store = scene.opened_as_new().await;
-                assert_eq!(collected(&store, at_once()).await.removed.chunks, 0);
-                assert_eq!(check_all(&store).await, 2);
-                died
-            });
-            if !died {
-                break;
-            }
-            step += 1;
+    at_each_step(2, async |sim, step, is_bucket| {
+        let scene = scene(sim, is_bucket).await;
+        for (number, name) in ["host/a", "host/b"].into_iter().enumerate() {
+            back_up_as(&scene.store, name, &[number as u64]).await;
         }
-        assert!(step > 2, "{step} steps");
-    }
+        let all = segments(&scene).await;
+        hurt(&scene, all.first().unwrap(), "flip").await;
+        hurt(&scene, all.last().unwrap(), "remove").await;
+        let store = scene.opened_as_new().await;
+        let mut plan = store.plan_index_rebuild().await.unwrap();
+        scene.faults.crash_at(scene.faults.steps() + step);
+        let _ = plan.execute().await;
+        let died = scene.faults.has_crashed();
+        drop((plan, store));
+        let memory: Arc<dyn Backend> = Arc::<MemoryBackend>::clone(&scene.memory);
+        let scene = Scene { watched: Watched::of_kind(memory, is_bucket), ..scene };
+        let store = scene.opened_as_new().await;
+        store.plan_index_rebuild().await.unwrap().execute().await.unwrap();
+        assert_eq!(check_all(&store).await, 2);
+        let store = scene.opened_as_new().await;
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 0);
+        assert_eq!(check_all(&store).await, 2);
+        died
+    });
 }
 
 #[test]

@@ -11,10 +11,11 @@ use larder::internal::record::Method;
 use larder::rt::SimRuntime;
 use larder::store::{Datastore, Options};
 use larder_testing::gc_scene::{
-    OnFailure, at_once, back_up, check, check_all, collected, digests, group, leave, seeds,
+    OnFailure, at_each_step, at_once, back_up, check, check_all, collected, digests, group, leave,
 };
 
 use crate::packs::{KINDS, Scene, back_up_as, scene};
+use crate::races::at_pairs_of_steps;
 
 /// Runs an action at one step of something.
 fn act_at(
@@ -177,19 +178,7 @@ fn a_collection_of_packs_at_any_step_of_a_backup_removes_none_of_its_chunks() {
             steps
         })
     };
-    for seed in 0..seeds(1) {
-        for is_bucket in KINDS {
-            let steps = run(is_bucket, usize::MAX, usize::MAX, seed);
-            assert!(steps > 20, "{steps}");
-            for plan_at in 0..steps {
-                run(is_bucket, plan_at, plan_at, seed);
-                run(is_bucket, plan_at, usize::MAX, seed);
-                for execute_at in (plan_at + 1..steps).step_by(13) {
-                    run(is_bucket, plan_at, execute_at, seed);
-                }
-            }
-        }
-    }
+    at_pairs_of_steps(20, 13, run);
 }
 
 /// A handle that is not used between two collections.
@@ -252,18 +241,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
 /// Proves H201.
 #[test]
 fn after_a_crash_at_any_step_of_an_execution_everything_is_whole_and_the_rest_is_collected() {
-    for is_bucket in KINDS {
-        let mut step = 1;
-        loop {
-            let _on_failure = OnFailure(format!("bucket {is_bucket}, step {step}"));
-            let sim = SimRuntime::new(step);
-            if !sim.block_on(dies_at(&sim, step, is_bucket)) {
-                break;
-            }
-            step += 1;
-        }
-        assert!(step > 5, "{step} steps");
-    }
+    at_each_step(5, dies_at);
 }
 
 /// Between the drop and the first deletion, another program would see the packs.

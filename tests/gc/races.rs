@@ -105,6 +105,25 @@ async fn beside_a_backup(scene: &Scene, plan_at: usize, execute_at: usize, met: 
     steps.load(Ordering::SeqCst)
 }
 
+/// Plans at each step of something that has more than `least` of them, and executes at once, in the end, and at every `stride`th step in
+/// between. `run` gets the kind of store, the two steps and a seed, and returns the number of steps.
+pub(crate) fn at_pairs_of_steps(least: usize, stride: usize, run: impl Fn(bool, usize, usize, u64) -> usize) {
+    for seed in 0..seeds(1) {
+        for is_bucket in KINDS {
+            let steps = run(is_bucket, usize::MAX, usize::MAX, seed);
+            assert!(steps > least, "{steps}");
+            for plan_at in 0..steps {
+                run(is_bucket, plan_at, plan_at, seed);
+                run(is_bucket, plan_at, usize::MAX, seed);
+                let between = plan_at + 1 + usize::try_from(seed).unwrap() % stride;
+                for execute_at in (between..steps).step_by(stride) {
+                    run(is_bucket, plan_at, execute_at, seed);
+                }
+            }
+        }
+    }
+}
+
 /// Proves H1, H2, H5.
 #[test]
 fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
@@ -117,21 +136,7 @@ fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
             beside_a_backup(&scene, plan_at, execute_at, &met).await
         })
     };
-    for seed in 0..seeds(1) {
-        for is_bucket in KINDS {
-            let steps = run(is_bucket, usize::MAX, usize::MAX, seed);
-            assert!(steps > 40, "{steps}");
-            for plan_at in 0..steps {
-                // At once, in the end, and a few between.
-                run(is_bucket, plan_at, plan_at, seed);
-                run(is_bucket, plan_at, usize::MAX, seed);
-                let between = plan_at + 1 + usize::try_from(seed).unwrap() % 7;
-                for execute_at in (between..steps).step_by(7) {
-                    run(is_bucket, plan_at, execute_at, seed);
-                }
-            }
-        }
-    }
+    at_pairs_of_steps(40, 7, run);
     let met = [&met.busy, &met.pinned, &met.removed].map(|count| count.load(Ordering::Relaxed));
     assert!(met.iter().all(|count| *count > 0), "busy, pinned and removed: {met:?}");
 }

@@ -16,7 +16,8 @@ use larder::internal::record::Method;
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::{Datastore, Options, PackOptions};
 use larder_testing::gc_scene::{
-    OnFailure, at_once, back_up, check, check_all, chunks, collected, digests, group, opened_as_new,
+    OnFailure, at_each_step, at_once, back_up, check, check_all, chunks, collected, digests, group,
+    opened_as_new,
 };
 use larder_testing::watched::Watched;
 
@@ -164,16 +165,5 @@ fn whichever_request_fails_nothing_acknowledged_is_lost_and_the_next_backup_succ
 
 #[test]
 fn after_a_crash_at_any_step_only_whole_snapshots_are_listed_and_garbage_vanishes() {
-    for is_bucket in [false, true] {
-        let mut step = 1;
-        loop {
-            let _on_failure = OnFailure(format!("step {step}, bucket {is_bucket}"));
-            let sim = SimRuntime::new(step);
-            if !sim.block_on(dies_at(&sim, step, is_bucket)) {
-                break;
-            }
-            step += 1;
-        }
-        assert!(step > 30, "{step} steps");
-    }
+    at_each_step(30, dies_at);
 }

@@ -13,6 +13,8 @@ use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcEnd, GcOptions, GcReport};
 use larder::internal::listing::list_all;
+#[cfg(feature = "testing")]
+use larder::rt::SimRuntime;
 use larder::store::{Datastore, Options, SnapshotReader, SnapshotState, WriterTarget};
 
 use crate::noise;
@@ -171,6 +173,24 @@ pub fn reason(report: Result<GcReport>) -> Option<Error> {
 /// The number of seeds to try: many by hand, few in CI.
 pub fn seeds(default: u64) -> u64 {
     std::env::var("LARDER_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// Runs a test with stores as in a directory and as in a bucket, with each step at which something may happen, from 1 on, until it returns
+/// `false` because it has no such step.
+#[cfg(feature = "testing")]
+pub fn at_each_step(least: u64, test: impl AsyncFn(&SimRuntime, u64, bool) -> bool) {
+    for is_bucket in [false, true] {
+        let mut step = 1;
+        loop {
+            let _on_failure = OnFailure(format!("bucket {is_bucket}, step {step}"));
+            let sim = SimRuntime::new(step);
+            if !sim.block_on(test(&sim, step, is_bucket)) {
+                break;
+            }
+            step += 1;
+        }
+        assert!(step > least, "{step} steps");
+    }
 }
 
 /// Says which run it was if a test fails.

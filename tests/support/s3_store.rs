@@ -19,7 +19,7 @@ use larder::internal::fault::FaultBackend;
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
-use larder::store::{Datastore, Options, SnapshotReader, SnapshotState};
+use larder::store::{Datastore, Options, PackOptions, SnapshotReader, SnapshotState};
 
 use crate::fault_server::{FaultServer, Logged};
 use crate::{noise, read_to_end};
@@ -85,6 +85,7 @@ impl Runtime for Clock {
 pub struct Opening {
     cache_bytes: u64,
     instance: Option<String>,
+    is_packed: bool,
     local: Option<PathBuf>,
     name: String,
 }
@@ -101,7 +102,7 @@ pub struct Process {
 impl Opening {
     /// The store of that name, without local state, by a process like no other.
     pub fn of(name: &str) -> Self {
-        Self { cache_bytes: 1 << 28, instance: None, local: None, name: name.to_owned() }
+        Self { cache_bytes: 1 << 28, instance: None, is_packed: false, local: None, name: name.to_owned() }
     }
 
     pub fn cache_bytes(mut self, bytes: u64) -> Self {
@@ -117,6 +118,12 @@ impl Opening {
 
     pub fn local(mut self, directory: &Path) -> Self {
         self.local = Some(directory.to_owned());
+        self
+    }
+
+    /// With packs, if it makes the store.
+    pub fn packed(mut self, is_packed: bool) -> Self {
+        self.is_packed = is_packed;
         self
     }
 
@@ -147,6 +154,7 @@ impl Opening {
         let store = if server.objects().keys().any(is_there) {
             Datastore::open(passed, options).await?
         } else {
+            let options = if self.is_packed { options.packed(PackOptions::default()) } else { options };
             Datastore::create(passed, options).await?
         };
         Ok(Process { backend, clock, local, store })
