@@ -16,7 +16,7 @@ use larder_testing::keys::id_key;
 use larder_testing::noise;
 use larder_testing::places::everywhere;
 
-const CHUNK: usize = 8 << 10;
+const CHUNK: usize = 4 << 10;
 
 fn key(seed: u8) -> EncryptionKey {
     EncryptionKey::from_bytes(&[seed; 32])

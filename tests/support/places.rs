@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use larder::backend::{
     Backend, Capabilities, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, PutMode, Removal,
     SyncLevel,
@@ -25,9 +25,7 @@ use larder::store::{Datastore, Options, PackOptions};
 
 #[cfg(feature = "s3")]
 use crate::bucket;
-#[cfg(feature = "s3")]
 use crate::on_every_network;
-use crate::on_every_runtime;
 
 /// A place for stores.
 pub struct Place {
@@ -253,10 +251,16 @@ impl Place {
     }
 }
 
-/// Runs a test in memory and in a directory on every runtime, and in a bucket on every runtime with a network; or in the bucket of
-/// the server that is named, if one is.
+/// Runs a test in memory, in a directory and in a bucket, in loose stores and in packed ones; or in the bucket of the server that is named,
+/// if one is.
 ///
-/// Stores are loose, and then packed.
+/// | store | runtimes |
+/// |---|---|
+/// | in memory | loose: all with a network; simulated, with half of the seeds |
+/// | in a directory | all with a network; simulated, with the other half |
+/// | in a bucket | all with a network |
+///
+/// The stores of a runtime are used at the same time, so that tests that wait for real time wait once.
 pub fn everywhere(body: fn(Arc<Place>) -> BoxFuture<'static, ()>) {
     everywhere_in(&[false, true], body);
 }
@@ -273,16 +277,33 @@ fn everywhere_in(forms: &'static [bool], body: fn(Arc<Place>) -> BoxFuture<'stat
         let bucket = bucket::Bucket::named(runtime).unwrap();
         return futures::executor::block_on(in_bucket(bucket, forms, body));
     }
-    for (is_packed, directory) in forms.iter().flat_map(|form| [(*form, false), (*form, true)]) {
-        on_every_runtime(|runtime| {
-            Box::pin(async move {
-                let kind = if directory { Kind::Directory(crate::scratch()) } else { Kind::Memory };
-                in_place(Place::new(kind, is_packed, runtime), body).await;
-            })
-        });
+    on_every_network(|runtime| {
+        Box::pin(async move {
+            let kinds = forms.iter().flat_map(|is_packed| {
+                let memory = (!is_packed).then_some((false, Kind::Memory));
+                memory.into_iter().chain([(*is_packed, Kind::Directory(crate::scratch()))])
+            });
+            let all = kinds.map(|(is_packed, kind)| Place::new(kind, is_packed, Arc::clone(&runtime)));
+            join_all(all.map(|place| in_place(place, body))).await;
+        })
+    });
+    #[cfg(feature = "testing")]
+    for (seed, is_packed) in (0..4).flat_map(|seed| forms.iter().map(move |form| (seed, *form))) {
+        let sim = larder::rt::SimRuntime::new(seed);
+        let is_directory = (seed % 2 == 0) == is_packed;
+        let kind = if is_directory { Kind::Directory(crate::scratch()) } else { Kind::Memory };
+        sim.block_on(in_place(Place::new(kind, is_packed, Arc::new(sim.clone())), body));
     }
     #[cfg(feature = "s3")]
-    on_every_network(|runtime| Box::pin(in_bucket(bucket::Bucket::in_process(runtime), forms, body)));
+    on_every_network(|runtime| {
+        Box::pin(async move {
+            let in_each = forms.iter().map(|form| {
+                let bucket = bucket::Bucket::in_process(Arc::clone(&runtime));
+                in_bucket(bucket, std::slice::from_ref(form), body)
+            });
+            join_all(in_each).await;
+        })
+    });
 }
 
 #[cfg(feature = "s3")]
