@@ -25,6 +25,8 @@
 #[allow(dead_code, reason = "the loose store is for both")]
 mod store;
 
+mod random;
+
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,7 @@ use larder::gc::{self, GcEnd, GcOptions, GcSummary};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, PackOptions, Scope, WriterTarget};
 use larder::verify::{self, Recording, VerifyOptions};
+use random::random;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -82,7 +85,7 @@ fn transfers(rounds: usize) -> Outcome<bool> {
     println!("loose, all directories: create {:.0} ms", time.as_secs_f64() * 1e3);
     drop(all);
     let mib = number("PACKS_MIB", 512);
-    let data = random(mib << 20);
+    let data = random(0, mib << 20);
     let mut is_met = true;
     for (name, chunk) in [("4 MiB", 4 << 20), ("64 KiB", 64 << 10)] {
         let mut best = [[Duration::MAX; 4]; 2];
@@ -117,20 +120,6 @@ fn transfers(rounds: usize) -> Outcome<bool> {
 
 fn number(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-/// Bytes that do not compress.
-fn random(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 fn timed<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<(Duration, T)> {

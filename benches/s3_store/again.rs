@@ -4,8 +4,9 @@ use std::path::Path;
 
 use futures::executor::block_on;
 
-use crate::data::{CHUNK, back_up, newest, random, timed};
+use crate::data::{CHUNK, back_up, newest, timed};
 use crate::far::{Requests, Server};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 

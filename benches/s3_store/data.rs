@@ -20,20 +20,6 @@ pub(crate) const CHUNK: usize = 4 << 20;
 pub(crate) const IN_FLIGHT: usize = 32;
 const ARCHIVE: &str = "disk.img";
 
-/// Bytes that do not compress, always the same for a seed.
-pub(crate) fn random(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        bytes.extend(state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
 /// The chunks of random data as they are stored.
 pub(crate) fn stored(data: &[u8], chunk: usize) -> Outcome<Vec<(Digest, Bytes)>> {
     let encoded = data.chunks(chunk).map(|plaintext| {

@@ -49,6 +49,9 @@ mod sync;
 mod transfer;
 mod warm;
 
+#[path = "../random.rs"]
+mod random;
+
 use std::error::Error;
 use std::process::ExitCode;
 

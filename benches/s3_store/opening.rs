@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use futures::executor::block_on;
 use larder::s3::S3Capabilities;
 
-use crate::data::{back_up, random, stored};
+use crate::data::{back_up, stored};
 use crate::far::{Process, Server};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::server::bucket::filler;
 use crate::{Outcome, Plan};

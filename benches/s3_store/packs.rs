@@ -12,8 +12,9 @@ use larder::format::layout::Key;
 use larder::gc::{self, GcOptions};
 use larder::internal::packs::segment;
 
-use crate::data::{CHUNK, back_up, copy_out, newest, opened, random, speed, timed};
+use crate::data::{CHUNK, back_up, copy_out, newest, opened, speed, timed};
 use crate::far::{Form, Requests, STORE, Server};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::server::bucket::filler;
 use crate::{Outcome, Plan};

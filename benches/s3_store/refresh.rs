@@ -11,8 +11,9 @@ use larder::internal::blob::BlobEncoder;
 use larder::internal::manifest;
 use larder::store::{Datastore, SnapshotReader};
 
-use crate::data::{IN_FLIGHT, back_up, random, timed};
+use crate::data::{IN_FLIGHT, back_up, timed};
 use crate::far::{STORE, Server};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 

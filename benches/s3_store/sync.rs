@@ -12,8 +12,9 @@ use larder::format::layout::Key;
 use larder::internal::blob::MAX_ENCODED_CHUNK_BYTES;
 use larder::sync::{self, SyncOptions};
 
-use crate::data::{CHUNK, back_up, random, speed, stored, timed};
+use crate::data::{CHUNK, back_up, speed, stored, timed};
 use crate::far::{STORE, Server};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 

@@ -7,10 +7,10 @@ use futures::executor::block_on;
 use larder::format::Digest;
 
 use crate::data::{
-    CHUNK, back_up, copy_out, get_in_turn, get_plainly, newest, opened, put_plainly, random, speed, stored,
-    timed,
+    CHUNK, back_up, copy_out, get_in_turn, get_plainly, newest, opened, put_plainly, speed, stored, timed,
 };
 use crate::far::{DELAY, Process, RATE, Requests, STORE, Server, heartbeats_in};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 

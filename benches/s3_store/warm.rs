@@ -8,8 +8,9 @@ use futures::executor::block_on;
 use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, SyncLevel};
 use larder::store::{Datastore, Options};
 
-use crate::data::{CHUNK, back_up, copy_out, newest, opened, random, timed};
+use crate::data::{CHUNK, back_up, copy_out, newest, opened, timed};
 use crate::far::{Server, runtime};
+use crate::random::random;
 use crate::report::{Report, Target};
 use crate::{Outcome, Plan};
 
