@@ -246,7 +246,7 @@ impl Gc {
     }
 }
 
-/// What becomes of the packs of a packed store.
+/// Prints the plan for the packs of a packed store.
 pub(crate) fn tell_packs(packs: Option<&PackPlan>, output: &mut Output) {
     let Some(packs) = packs else { return };
     output.say(format!("packs:   {packs}"));

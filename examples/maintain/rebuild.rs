@@ -1,4 +1,4 @@
-//! `rebuild-index`: makes the index of a packed store anew.
+//! `rebuild-index`: rebuilds the index of a packed store from its packs.
 
 use futures::future::{BoxFuture, FutureExt as _};
 use serde_json::json;

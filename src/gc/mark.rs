@@ -228,7 +228,7 @@ async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()>
         return Ok(());
     }
     let error = Error::new(ErrorKind::Corrupt, "collect garbage").on(index);
-    Err(error.because("it is listed and cannot be found, and its snapshot is there"))
+    Err(error.because("it is listed and cannot be found, although its snapshot exists"))
 }
 
 async fn marks_of(store: &Datastore, index: IndexReader) -> Result<IndexMarks> {

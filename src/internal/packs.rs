@@ -33,7 +33,7 @@ pub struct Place {
     pub end: u32,
 }
 
-/// What a scan of a pack found.
+/// The result of a scan of a pack.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scanned {
     /// Passed bytes.

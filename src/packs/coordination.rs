@@ -15,7 +15,7 @@ use crate::packs::enclosed::{enclose, expose, expose_orphan};
 use crate::packs::{PackedBackend, Packs};
 use crate::rt::Runtime;
 
-/// What is known about changes by others since the view was read.
+/// The knowledge about changes by others since the view was read.
 #[derive(Debug, Default)]
 pub(super) struct Tenure {
     /// Number of exclusive holders.
@@ -216,7 +216,7 @@ impl Coordination for PackedBackend {
             self.packs.look_for_unrecorded().await?;
         }
         if self.packs.has_failed() {
-            // What an earlier writer could not store would fail each put. If it fails again, so do they.
+            // Chunks that an earlier writer could not store would fail each put. If they fail again, so do the puts.
             match self.packs.flush().await {
                 Err(error) if error.kind() == ErrorKind::Full => self.packs.make_room(),
                 _ => {}

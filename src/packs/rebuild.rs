@@ -1,4 +1,4 @@
-//! Making the index anew from the packs, when segments are lost or damaged.
+//! Rebuilding the index from the packs, when segments are lost or damaged.
 //!
 //! # Order
 //! ```text
@@ -7,8 +7,8 @@
 //! ```
 //! Each interruption leaves a store with more of its index, and another run continues.
 //!
-//! What only a lost segment said is forgotten: that a copy is bad, which the next read or verification finds again; and that a pack was
-//! dropped, so its chunks count again until the next collection. Both are true copies. A pack that was dropped and deleted must not count
+//! Two facts are lost with the only segment that says them: that a copy is bad, which the next read or verification finds again; and that a
+//! pack was dropped, so its chunks count again until the next collection. Both are true copies. A pack that was dropped and deleted must not count
 //! again, so packs that are named and do not exist are dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -24,7 +24,7 @@ use crate::packs::salvage::Salvaged;
 /// Number of packs that one segment is stored for.
 const PACKS_AT_ONCE: usize = 128;
 
-/// What is wrong with the index.
+/// Damage of the index.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct IndexDamage {
     /// Paths of damaged segments.

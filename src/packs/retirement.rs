@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::format::larder::pack::name::PackName;
 
-/// What is retired of each pack.
+/// The retired parts of each pack.
 #[derive(Debug, Default)]
 pub(super) struct Retirement {
     /// Look-ups ask often, and mostly nothing is retired.

@@ -1,6 +1,6 @@
 //! Orphans without a valid directory: torn by a crash, or damaged.
 //!
-//! The headers of their entries say what is in them. What is found is adopted like any orphan; a pack without any entry is dropped.
+//! The headers of their entries say which chunks they have. The chunks are adopted like those of any orphan; a pack without any entry is dropped.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
@@ -88,7 +88,7 @@ impl Scan {
     }
 }
 
-/// Returns `true` for an error that says that the bytes are not there.
+/// Returns `true` for an error that says that the pack lacks the bytes.
 pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::InvalidInput | ErrorKind::NotFound)
 }

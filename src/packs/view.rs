@@ -113,7 +113,7 @@ pub(super) struct View {
     /// Copies that the collector of this process retires: they do not count for writers.
     retirement: Arc<Retirement>,
     segments: BTreeMap<SegmentName, Known>,
-    /// Segments that are damaged, by path. What they say is unknown.
+    /// Segments that are damaged, by path. Their facts are unknown.
     unreadable: BTreeMap<String, Error>,
 }
 

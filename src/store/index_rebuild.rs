@@ -1,4 +1,4 @@
-//! Making the index of a packed store anew.
+//! Rebuilding the index of a packed store from its packs.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ pub struct IndexRebuildPlan {
     summary: IndexRebuildSummary,
 }
 
-/// What is wrong with the index of a packed store.
+/// Damage of the index of a packed store.
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]

@@ -72,7 +72,7 @@ impl Root {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) excludes: Excludes,
-    /// Directories whose filesystems are stored all the same, with their devices.
+    /// Directories whose filesystems are stored although they are other ones, with their devices.
     pub(crate) included: Vec<(PathBuf, u64)>,
     /// Directories on other filesystems than that of the root are stored empty.
     pub(crate) one_file_system: bool,

@@ -45,7 +45,7 @@
 //!
 //! A pack has at most [`MAX_PACK_BYTES`], so offsets fit 32 bits.
 //!
-//! # What the checksums detect
+//! # Damage that the checksums detect
 //! A change of any byte of the header, of the header of an entry, of the directory or of the trailer is detected, and so is any truncation. The name of the
 //! pack is part of it: the bytes of one pack under the name of another are refused. A changed blob is not detected here but by the
 //! checksum of the blob and by the digest.

@@ -20,8 +20,8 @@ const MAX_TAIL_BYTES: usize = (TRAILER_BYTES + DIRECTORY_ENTRY_BYTES * MAX_PACK_
 ///
 /// The headers of the entries alone lead from one to the next; neither directory nor trailer has to exist. Where no valid header of an entry
 /// is, the scanner looks for the next one byte by byte: magic number, length and checksum must fit, and the checksum is bound to session and
-/// offset. What it passes over is reported as [`PackPart::Damage`]. A damaged header costs the blob behind it; the directory at the end
-/// tells whether that blob is still there. A damaged blob costs nothing else, because its length is in the header.
+/// offset. It reports the bytes in between as [`PackPart::Damage`]. A damaged header costs the blob behind it; the directory at the end
+/// says where that blob is. A damaged blob costs nothing else, because its length is in the header.
 ///
 /// A scanner that is fed only when it asks keeps at most one entry and one piece, 40 bytes for each entry, and twice the longest
 /// directory, which has 5 MiB.

@@ -131,7 +131,7 @@ impl SegmentBuilder {
         Ok(FinishedSegment { name: self.name, parts })
     }
 
-    /// Sorts the packs by name, and numbers them anew in the records.
+    /// Sorts the packs by name, and changes their numbers in the records.
     fn sort_packs(&mut self) {
         if self.packs.is_sorted_by_key(|pack| pack.name) {
             return;

@@ -47,7 +47,7 @@
 //! Each blob lies inside its pack, behind the header of an entry and before the directory. A pack is in the table if all of its chunks were
 //! recorded, in this segment or in one that it replaces; records that no longer count are left out, so a pack may have none.
 //!
-//! # What a reader validates
+//! # Validation by readers
 //! [`Segment::parse`] reads a whole segment and checks everything above.
 //!
 //! [`SegmentHead::parse`] reads the head alone and checks its own checksum, the counts against the size of the object, and all tables.
