@@ -2,10 +2,10 @@
 
 use futures::future::{BoxFuture, FutureExt as _};
 use larder::format::name::BackupTime;
-use larder::format::status::GcStatus;
+use larder::format::status::{GcPackStatus, GcStatus};
 use larder::format::upid::Upid;
 use larder::gc::{self, GcOptions, PackPlan};
-use larder::store::SnapshotState;
+use larder::store::{PackUsage, SnapshotState};
 use serde_json::{Value, json};
 
 use crate::cli::{Access, Outcome, input};
@@ -78,6 +78,11 @@ impl Status {
         } else {
             output.say("how much is stored is not known: no gc left its result; --fresh looks");
         }
+        if !self.fresh
+            && let Some(usage) = at.store.pack_usage()
+        {
+            tell_usage(usage, last.as_ref().and_then(|last| last.packs), output);
+        }
         tell_last(last.as_ref(), output);
         tell_cost(at, output);
         tell_groups(at, output).await
@@ -114,6 +119,24 @@ fn tell_amounts(amounts: &Amounts, when: &str, output: &mut Output) {
         "the store {when}: {logical}, stored in {} of {stored}{factor}",
         count(chunks, "chunk")
     ));
+}
+
+/// Packs and segments as the index names them, and the waste as the last gc left it.
+fn tell_usage(usage: PackUsage, last: Option<GcPackStatus>, output: &mut Output) {
+    let unused = last.map_or_else(
+        || "how much of it is unused is not known".to_owned(),
+        |last| format!("{} unused at the last gc", bytes(last.unused_bytes)),
+    );
+    output.say(format!("packs: {usage}; {unused}"));
+    output.set(
+        "packs",
+        json!({
+            "all": { "packs": usage.packs, "bytes": usage.bytes },
+            "metadata": { "packs": usage.metadata_packs, "bytes": usage.metadata_bytes },
+            "segments": usage.segments,
+            "unused_bytes": last.map(|last| last.unused_bytes),
+        }),
+    );
 }
 
 fn tell_last(last: Option<&GcStatus>, output: &mut Output) {

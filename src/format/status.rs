@@ -42,9 +42,34 @@ pub struct GcStatus {
     pub removed_bad: u64,
     /// Number of quarantined chunks that stay.
     pub still_bad: u64,
+    /// The packs of a packed store. PBS does not know this field, and sees no packed store.
+    pub packs: Option<GcPackStatus>,
     /// Statistics of the digest cache; PBS writes them since mid-2025.
     #[cfg_attr(feature = "serde", serde(skip))]
     pub(crate) cache_stats: Option<GcCacheStats>,
+}
+
+/// The packs of a packed store after a garbage collection, as stored in `.gc-status` below the key `larder-packs`.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct GcPackStatus {
+    /// Bytes of the packs.
+    pub bytes: u64,
+    /// Number of packs.
+    pub packs: u64,
+    /// Number of segments of the index.
+    pub segments: u64,
+    /// Bytes of packs that nothing in use takes up.
+    pub unused_bytes: u64,
+}
+
+/// One line.
+impl fmt::Display for GcPackStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (packs, segments) = (Count(self.packs, "pack"), Count(self.segments, "segment"));
+        write!(f, "{packs}, {}, {} unused; {segments}", Size(self.bytes), Size(self.unused_bytes))
+    }
 }
 
 /// Hits and misses of the digest cache of a garbage collection.
@@ -93,7 +118,17 @@ impl GcStatus {
             }
             Some(_) => return Err(ParseGcStatusError),
         };
-        let mut status = Self { upid, cache_stats, ..Self::default() };
+        let packs = match object.get("larder-packs") {
+            None | Some(Json::Null) => None,
+            Some(Json::Object(packs)) => Some(GcPackStatus {
+                bytes: number(packs, "bytes")?,
+                packs: number(packs, "packs")?,
+                segments: number(packs, "segments")?,
+                unused_bytes: number(packs, "unused-bytes")?,
+            }),
+            Some(_) => return Err(ParseGcStatusError),
+        };
+        let mut status = Self { upid, packs, cache_stats, ..Self::default() };
         for (name, slot) in status.numbers() {
             *slot = number(&object, name)?;
         }
@@ -107,6 +142,11 @@ impl GcStatus {
         fields.extend(self.clone().numbers().map(|(name, number)| format!("\"{name}\":{number}")));
         if let Some(GcCacheStats { hits, misses }) = self.cache_stats {
             fields.push(format!("\"cache-stats\":{{\"hits\":{hits},\"misses\":{misses}}}"));
+        }
+        if let Some(GcPackStatus { bytes, packs, segments, unused_bytes }) = self.packs {
+            fields.push(format!(
+                "\"larder-packs\":{{\"bytes\":{bytes},\"packs\":{packs},\"segments\":{segments},\"unused-bytes\":{unused_bytes}}}"
+            ));
         }
         format!("{{{}}}", fields.join(",")).into_bytes()
     }
@@ -180,6 +220,8 @@ mod tests {
             ("\"still-bad\":0", "\"still-bad\":-1"),
             ("\"still-bad\":0", "\"still-bad\":0,\"still-bad\":0"),
             ("\"misses\":82", "\"miss\":82"),
+            ("\"cache-stats\":", "\"larder-packs\":[1],\"cache-stats\":"),
+            ("\"cache-stats\":", "\"larder-packs\":{\"bytes\":1},\"cache-stats\":"),
             ("\"upid\":\"", "\"upid\":1,\"x\":\""),
         ] {
             assert_eq!(parse(BY_PBS.replace(from, to)), Err(ParseGcStatusError), "{to}");
@@ -210,11 +252,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn statuses_are_read_as_they_are_written(upid: Option<String>, numbers: [u64; 10], cache: Option<(u64, u64)>) {
+        fn statuses_are_read_as_they_are_written(upid: Option<String>, numbers: [u64; 10], cache: Option<(u64, u64)>, packs: Option<[u64; 4]>) {
             let mut status = GcStatus { upid, ..GcStatus::default() };
             for ((_, slot), number) in status.numbers().into_iter().zip(numbers) {
                 *slot = number;
             }
+            status.packs = packs.map(|[bytes, packs, segments, unused_bytes]| GcPackStatus { bytes, packs, segments, unused_bytes });
             status.cache_stats = cache.map(|(hits, misses)| GcCacheStats { hits, misses });
             prop_assert_eq!(GcStatus::parse(&status.to_json()), Ok(status));
         }

@@ -11,13 +11,15 @@ use crate::digest_set::mark_of;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::layout::{Key, PackName};
+use crate::format::status::GcPackStatus;
+use crate::gc::live::Live;
 use crate::gc::options::GcEvent;
 use crate::gc::pack_plan::{deletes_at_once, is_settled};
 use crate::gc::plan::GcPlan;
 use crate::gc::progress::{BATCH_BYTES, BATCH_PACKS};
 use crate::gc::report::ChunkTally;
-use crate::packs::PackedBackend;
-use crate::packs::reclaim::PackCopy;
+use crate::packs::reclaim::{PackCopy, PackState};
+use crate::packs::{PackUsage, PackedBackend};
 use crate::trace;
 
 /// Maximum bytes of chunks copied at the same time: those of a request and as many again.
@@ -161,6 +163,25 @@ impl GcPlan {
             self.delete_packs(packs, &names).await?;
         }
         Ok(())
+    }
+
+    /// The packs after the execution; `None` if each chunk is an object of its own.
+    pub(super) fn pack_status(&self) -> Option<GcPackStatus> {
+        let packs = self.store.inner().packs()?;
+        let PackUsage { bytes, packs: number, segments, .. } = packs.usage();
+        // New packs have chunks in use alone.
+        let stay = self
+            .packs
+            .values()
+            .filter(|pack| pack.state == PackState::Recorded && !packs.is_dropped(&pack.name));
+        let unused = stay.map(|pack| {
+            let live = self.census.live.get(&pack.name).map_or(0, Live::packed_bytes);
+            pack.bytes.saturating_sub(live)
+        });
+        let mut status = GcPackStatus::default();
+        (status.bytes, status.packs, status.segments) = (bytes, number, segments);
+        status.unused_bytes = unused.sum();
+        Some(status)
     }
 
     /// The packs with their sizes.

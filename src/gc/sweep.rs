@@ -313,6 +313,7 @@ impl GcPlan {
             pending_chunks: waiting.chunks + done.stuck.chunks,
             removed_bad: done.removed_quarantined.chunks,
             still_bad: census.quarantined.chunks.saturating_sub(done.removed_quarantined.chunks),
+            packs: self.pack_status(),
             cache_stats: Some(GcCacheStats { hits: self.marked.hits, misses: self.marked.misses }),
         };
         let backend = self.store.inner().backend();

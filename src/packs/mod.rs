@@ -67,6 +67,7 @@ mod registry;
 mod retirement;
 mod salvage;
 mod send;
+mod usage;
 mod view;
 
 use std::fmt;
@@ -82,6 +83,7 @@ use crate::rt::Runtime;
 use crate::rt::semaphore::Semaphore;
 
 pub use options::PackOptions;
+pub use usage::PackUsage;
 
 use coordination::Tenure;
 use list::Listings;

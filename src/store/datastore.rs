@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::format::status::GcStatus;
+use crate::packs::{PackUsage, PackedBackend};
 use crate::store::backup::builder::BackupBuilder;
 use crate::store::catalog::delete::Deletion;
 use crate::store::catalog::list::SnapshotInfo;
@@ -285,6 +286,12 @@ impl Datastore {
     /// Any failure to read the object.
     pub async fn gc_status(&self) -> Result<Option<GcStatus>> {
         self.inner.metadata().gc_status().await
+    }
+
+    /// Packs and segments of the store, as far as this handle knows, without a request; `None` if each chunk is an object of its own.
+    /// [`gc_status`](Datastore::gc_status) has how much of them was unused after the last collection.
+    pub fn pack_usage(&self) -> Option<PackUsage> {
+        self.inner.packs().map(PackedBackend::usage)
     }
 
     /// Plans to make the index of a packed store anew: it finds packs that the index does not name, packs that do not exist, and damaged

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::packs::PackUsage;
 use crate::store::backup::session::{ArchiveSummary, BackupStats, BackupSummary};
 use crate::store::catalog::delete::Deletion;
 use crate::store::catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
@@ -25,6 +26,18 @@ impl fmt::Display for BackupStats {
         parts.number(self.chunks_known, "known");
         parts.number(self.chunks_reused, "reused");
         f.write_str(&parts.line_or("no chunks"))
+    }
+}
+
+/// One line.
+impl fmt::Display for PackUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (packs, segments) = (Count(self.packs, "pack"), Count(self.segments, "segment"));
+        write!(f, "{packs}, {}", Size(self.bytes))?;
+        if self.metadata_packs > 0 {
+            write!(f, ", of which {} of metadata, {}", self.metadata_packs, Size(self.metadata_bytes))?;
+        }
+        write!(f, "; {segments}")
     }
 }
 

@@ -212,6 +212,11 @@ fn every_example_works_on_a_packed_store() {
         let plan: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
         assert_eq!(plan["packs"]["delete"]["cost"]["once"], "0.00", "{plan}");
         assert!(plan["packs"]["leave"]["soon_again"]["packs"].as_u64() > Some(0), "{plan}");
+        let done = output(place.on("maintain", "store").args(["status", "--json"]));
+        let found: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(found["packs"]["all"], plan["packs"]["all"], "{found}");
+        assert_eq!(found["packs"]["segments"], plan["packs"]["segments"], "{found}");
+        assert_eq!(found["packs"]["unused_bytes"], 0, "{found}");
         place.check_released();
     }
     let place = Place::Directory(scene.path("other"));

@@ -117,6 +117,30 @@ fn a_plan_says_what_each_action_needs_and_costs_and_why_packs_stay() {
     });
 }
 
+#[test]
+fn the_packs_and_their_waste_are_known_without_a_plan() {
+    in_both(async |scene| {
+        wasteful(&scene).await;
+        let bytes: u64 = scene.packs().await.values().sum();
+        let usage = scene.store.pack_usage().unwrap();
+        assert_eq!((usage.packs, usage.bytes, usage.segments), (4, bytes, 4));
+        let scene = Scene { store: scene.opened_as_new().await, ..scene };
+        assert_eq!(scene.store.pack_usage(), Some(usage));
+        let unused = scene.packs_of(at_once()).await.unused_bytes;
+        collected(&scene.store, at_once().max_unused(100)).await;
+        let status = scene.store.gc_status().await.unwrap().unwrap().packs.unwrap();
+        assert_eq!((status.packs, status.bytes, status.unused_bytes), (4, bytes, unused));
+        collected(&scene.store, at_once()).await;
+        let status = scene.store.gc_status().await.unwrap().unwrap().packs.unwrap();
+        let usage = scene.store.pack_usage().unwrap();
+        assert_eq!((status.packs, status.bytes, status.segments), (usage.packs, usage.bytes, usage.segments));
+        // The pack with one unused chunk stays, and one pack is new. Dropped ones do not count.
+        assert!((4096..4300).contains(&status.unused_bytes), "{status}");
+        assert_eq!(status.packs, 3);
+        assert_eq!(scene.packs_of(at_once()).await.unused_bytes, status.unused_bytes);
+    });
+}
+
 /// Counts of requests for packs and segments below the store: reads, puts, deletes.
 fn count_requests(scene: &Scene) -> Arc<[AtomicU64; 3]> {
     let counts: Arc<[AtomicU64; 3]> = Arc::default();
