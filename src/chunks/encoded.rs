@@ -12,6 +12,7 @@ use crate::chunks::{ChunkStore, Provenance, Stored, checked_length, lost};
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{BlobKind, MAX_ENCODED_CHUNK_BYTES};
+use crate::format::larder::pack::PackClass;
 use crate::format::layout::Key;
 
 /// A checked chunk in its stored form.
@@ -93,7 +94,8 @@ impl ChunkStore {
         self.backend.runtime().run_blocking("read chunk", read).await
     }
 
-    /// Makes sure that a chunk of another store is in this one, and pins it for the writer.
+    /// Makes sure that a chunk of another store is in this one, and pins it for the writer. In a packed store, a new chunk goes to a pack of this
+    /// class.
     ///
     /// # Errors
     /// `Conflict` if a plain chunk has the digest of an encrypted one, or two different encrypted chunks have the same digest.
@@ -103,7 +105,7 @@ impl ChunkStore {
     pub(crate) async fn put_stored(
         &self,
         writer: &WriterPins,
-        chunk: StoredChunk,
+        (chunk, class): (StoredChunk, PackClass),
         check: ExistingCheck,
     ) -> Result<Stored> {
         let digest = chunk.digest;
@@ -128,8 +130,14 @@ impl ChunkStore {
             Lookup::Absent | Lookup::Known => None,
         };
         let StoredChunk { blob, length, .. } = chunk;
-        let upload =
-            Upload { blob, digest, is_opaque: is_encrypted, cache_policy: writer.cache_policy, length };
+        let upload = Upload {
+            blob,
+            class,
+            digest,
+            is_opaque: is_encrypted,
+            cache_policy: writer.cache_policy,
+            length,
+        };
         let stored = self.store_unless_present(writer, upload, present, is_suspect).await?;
         writer.confirm(digest);
         Ok(stored)

@@ -81,6 +81,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::local::LocalState;
+use crate::packs::PackedBackend;
 
 pub(crate) use encoded::ExistingCheck;
 pub(crate) use listing::{listed_chunk, query_of};
@@ -95,6 +96,8 @@ pub(crate) use sweep::{Swept, Unused};
 pub(crate) struct ChunkStore {
     backend: Arc<dyn Backend>,
     fetcher: Arc<Fetcher>,
+    /// The packs of a packed store. They have the same chunks as the backend, and know classes.
+    packs: Option<PackedBackend>,
     /// Epoch of the lease term in which chunks may be quarantined.
     repairs: AsyncMutex<Option<u64>>,
     suspect_list: KnownSuspectList,
@@ -132,6 +135,7 @@ impl ChunkStore {
     /// The chunks of the store with this identity; `None` for a store that has none yet.
     pub(crate) fn new(
         (backend, uncached): (Arc<dyn Backend>, Arc<dyn Backend>),
+        packs: Option<PackedBackend>,
         local: Option<Arc<LocalState>>,
         level: i32,
         kept_bytes: usize,
@@ -142,6 +146,7 @@ impl ChunkStore {
         Self {
             backend,
             fetcher: Arc::new(fetcher),
+            packs,
             repairs: AsyncMutex::default(),
             suspect_list: KnownSuspectList::default(),
             uncached,

@@ -2,13 +2,14 @@
 
 use bytes::Bytes;
 
-use crate::backend::{PutMode, Touched};
+use crate::backend::{PutMode, Touched, Version};
 use crate::chunks::pins::WriterPins;
 use crate::chunks::{CachePolicy, ChunkStore, Provenance, Stored};
 use crate::crypt::EncryptionKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::blob::{Blob, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
+use crate::format::larder::pack::PackClass;
 use crate::format::layout::Key;
 
 /// Bytes that identify the kind of any blob.
@@ -29,6 +30,7 @@ pub(super) enum Lookup {
 /// A checked chunk in its stored form, to be stored.
 pub(super) struct Upload {
     pub(super) blob: Bytes,
+    pub(super) class: PackClass,
     pub(super) digest: Digest,
     /// Encrypted with a key that the writer does not have.
     pub(super) is_opaque: bool,
@@ -38,7 +40,7 @@ pub(super) struct Upload {
 }
 
 impl ChunkStore {
-    /// Makes sure that the chunk is in the store, and pins it for the writer.
+    /// Makes sure that the chunk is in the store, and pins it for the writer. In a packed store, a new chunk goes to a pack of this class.
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk stored or not, and pinned.
@@ -46,7 +48,7 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         digest: Digest,
-        plaintext: &Bytes,
+        (plaintext, class): (&Bytes, PackClass),
         provenance: Provenance,
     ) -> Result<Stored> {
         if writer.is_confirmed(&digest) {
@@ -61,7 +63,7 @@ impl ChunkStore {
         // A late delete may still remove an existing chunk, so a base proves nothing, and the writer looks the chunk up before it publishes (H17).
         let provenance =
             if self.note_pending_delete(writer, digest) { Provenance::Unknown } else { provenance };
-        let stored = self.put_pinned(writer, digest, plaintext, provenance).await?;
+        let stored = self.put_pinned(writer, digest, (plaintext, class), provenance).await?;
         // Only after the backend answered: a chunk whose put failed stays pinned, because it may be stored yet, but it is not known.
         writer.confirm(digest);
         Ok(stored)
@@ -71,7 +73,7 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         digest: Digest,
-        plaintext: &Bytes,
+        (plaintext, class): (&Bytes, PackClass),
         provenance: Provenance,
     ) -> Result<Stored> {
         // Under the digest lock, so quarantine cannot make it a suspect between this check and the answer. A suspect is known from nothing
@@ -86,7 +88,7 @@ impl ChunkStore {
         };
         let blob = self.encode(plaintext, writer.key.as_ref()).await?;
         let (cache_policy, length) = (writer.cache_policy, plaintext.len());
-        let upload = Upload { blob, digest, is_opaque: false, cache_policy, length };
+        let upload = Upload { blob, class, digest, is_opaque: false, cache_policy, length };
         self.store_unless_present(writer, upload, present, is_suspect).await
     }
 
@@ -141,11 +143,7 @@ impl ChunkStore {
         let (key, size) = (Key::Chunk(upload.digest), upload.blob.len() as u64);
         let present = match present {
             Some(present) => present,
-            None => match self
-                .backend
-                .put(&key, upload.blob.clone(), self.backend.capabilities().create_mode())
-                .await
-            {
+            None => match self.put_object(&upload, self.backend.capabilities().create_mode()).await {
                 Ok(_) => {
                     // After the put: until then the stored object, if any, is the suspect one.
                     self.fetcher.suspects().remove(&upload.digest);
@@ -173,10 +171,19 @@ impl ChunkStore {
         }
         // The stored object was read and is bad, so no snapshot loses anything. The digest lock keeps other writers of this process away;
         // those of others would store the same contents.
-        self.backend.put(&key, upload.blob, PutMode::Replace).await?;
+        self.put_object(&upload, PutMode::Replace).await?;
         self.fetcher.suspects().remove(&upload.digest);
         self.record(upload.digest, size).await;
         Ok(Stored::New(size))
+    }
+
+    /// Stores the chunk as an object of its own, or in a pack of its class.
+    async fn put_object(&self, upload: &Upload, mode: PutMode) -> Result<Version> {
+        let Upload { blob, class, digest, .. } = upload;
+        match &self.packs {
+            Some(packs) => packs.put_chunk(*digest, *class, blob, &mode).await,
+            None => self.backend.put(&Key::Chunk(*digest), blob.clone(), mode).await,
+        }
     }
 
     pub(super) async fn touch_one(&self, key: &Key) -> Result<Touched> {

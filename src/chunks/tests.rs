@@ -17,6 +17,7 @@ use crate::backend::{
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
 use crate::format::blob::BlobKind;
+use crate::format::larder::pack::PackClass;
 use crate::format::layout::Key;
 use crate::local::LocalOptions;
 use crate::rt::{Runtime, ThreadRuntime};
@@ -132,7 +133,7 @@ impl Place {
         let directory = larder_testing::scratch();
         let local = LocalState::open(&runtime, directory.path(), LocalOptions::default()).await.unwrap();
         let passed: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&backend);
-        let chunks = ChunkStore::new((Arc::clone(&passed), passed), Some(local), 1, 0, None);
+        let chunks = ChunkStore::new((Arc::clone(&passed), passed), None, Some(local), 1, 0, None);
         Self { backend, chunks, digest: Digest::of(PLAINTEXT), directory }
     }
 
@@ -143,7 +144,7 @@ impl Place {
     /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
     async fn put(&self, writer: &WriterPins, provenance: Provenance) -> Result<Stored> {
         let plaintext = Bytes::from_static(PLAINTEXT);
-        self.pinned(self.chunks.put(writer, self.digest, &plaintext, provenance)).await
+        self.pinned(self.chunks.put(writer, self.digest, (&plaintext, PackClass::Data), provenance)).await
     }
 
     async fn pinned<T>(&self, work: impl Future<Output = T>) -> T {
@@ -235,9 +236,9 @@ fn writers_of_one_chunk_store_it_once() {
         let writers: Vec<_> = (0..20).map(|_| place.writer()).collect();
         let plaintext = Bytes::from_static(PLAINTEXT);
         place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
-        let put = writers
-            .iter()
-            .map(|writer| place.chunks.put(writer, place.digest, &plaintext, Provenance::Unknown));
+        let put = writers.iter().map(|writer| {
+            place.chunks.put(writer, place.digest, (&plaintext, PackClass::Data), Provenance::Unknown)
+        });
         let stored = futures::future::try_join_all(put).await.unwrap();
         let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();
         let known = stored.iter().filter(|stored| matches!(stored, Stored::Duplicate(_))).count();
@@ -261,7 +262,7 @@ async fn stored(place: &Place, blob: Bytes) -> Result<StoredChunk> {
     let other = MemoryBackend::new(Arc::clone(place.backend.runtime()));
     other.put(&Key::Chunk(place.digest), blob, PutMode::Create).await.unwrap();
     let other: Arc<dyn Backend> = Arc::new(other);
-    let other = ChunkStore::new((Arc::clone(&other), other), None, 1, 0, None);
+    let other = ChunkStore::new((Arc::clone(&other), other), None, None, 1, 0, None);
     other.get_stored(place.digest, PLAINTEXT.len() as u64).await
 }
 
@@ -282,7 +283,8 @@ fn a_chunk_of_another_store_is_pinned_before_and_after_it_is_stored() {
             match way {
                 0 | 1 => {
                     let wanted = if way == 0 { Stored::New(size) } else { Stored::Duplicate(size) };
-                    let put = place.chunks.put_stored(&writer, chunk, ExistingCheck::ByLength);
+                    let put =
+                        place.chunks.put_stored(&writer, (chunk, PackClass::Data), ExistingCheck::ByLength);
                     assert_eq!(place.pinned(put).await.unwrap(), wanted);
                 }
                 2 | 3 => {
@@ -366,7 +368,7 @@ fn an_existing_chunk_stays_unless_it_is_proven_bad() {
         for (what, offered, present, check, wanted) in cases {
             place.backend.put(&key, present.clone(), PutMode::Replace).await.unwrap();
             let chunk = stored(&place, offered.clone()).await.unwrap();
-            let put = place.chunks.put_stored(&place.writer(), chunk, check).await;
+            let put = place.chunks.put_stored(&place.writer(), (chunk, PackClass::Data), check).await;
             let left = place.backend.get(&key, 1 << 20).await.unwrap().bytes;
             match wanted {
                 Some(false) => assert!(matches!(put, Ok(Stored::Duplicate(_))), "{what}: {put:?}"),
@@ -404,7 +406,9 @@ fn the_record_of_a_suspect_chunk_is_ignored() {
             let writer = place.writer();
             let stored = match check {
                 None => place.put(&writer, Provenance::Unknown).await,
-                Some(check) => place.chunks.put_stored(&writer, plain(&place).await, check).await,
+                Some(check) => {
+                    place.chunks.put_stored(&writer, (plain(&place).await, PackClass::Data), check).await
+                }
             };
             assert!(matches!(stored, Ok(Stored::New(_))), "{what}: {stored:?}");
             assert_eq!(place.backend.get(&key, 1 << 20).await.unwrap().bytes, good, "{what}");

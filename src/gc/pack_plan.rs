@@ -8,7 +8,7 @@
 //! | younger than [`GcOptions::keep_packs`] | left |
 //! | without a chunk that stays | deleted |
 //! | a quarter of it unused, while more than [`GcOptions::max_unused`] of the store is | rewritten, the worst first, up to [`GcOptions::max_repack_bytes`] |
-//! | less than a quarter of a full pack, if all such make a full pack together | merged, up to the same limit |
+//! | less than a quarter of a full pack, if all such of its class make a full pack together | merged, up to the same limit |
 //!
 //! # Packs that would soon be rewritten again
 //! Chunks that nothing uses stay during the grace time, and a rewritten pack contains them again. Another collection would then find the same waste
@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::backend::Cursor;
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::larder::pack::PackClass;
 use crate::format::layout::PackName;
 use crate::gc::census::Times;
 use crate::gc::estimate::Estimate;
@@ -214,9 +215,14 @@ impl Decision<'_> {
             };
             left.add(pack.bytes);
         }
-        self.merge_small(small);
+        // Metadata and data stay apart.
+        let (metadata, data): (Vec<_>, Vec<_>) =
+            small.into_iter().partition(|candidate: &Candidate| candidate.pack.class == PackClass::Metadata);
+        self.merge_small(metadata);
+        self.merge_small(data);
     }
 
+    /// Merges small packs of one class.
     fn merge_small(&mut self, mut small: Vec<Candidate>) {
         let times = self.times;
         small.retain(|candidate| {

@@ -236,7 +236,7 @@ impl GcPlan {
         for copy in [copy].into_iter().chain(others) {
             match self.checked(packs, &copy).await? {
                 Ok(blob) => {
-                    packs.append(digest, &blob).await?;
+                    packs.append(&copy, &blob).await?;
                     return Ok(None);
                 }
                 Err(error) => failed = Some((name, digest, error)),

@@ -88,7 +88,7 @@ pub struct LeftPacks {
     pub soon_again: PackTally,
     /// [`GcOptions::max_repack_bytes`](crate::gc::GcOptions::max_repack_bytes) is reached.
     pub limited: PackTally,
-    /// They are small, and all such packs together make no full one.
+    /// They are small, and all such packs of data, or of metadata, make no full one together.
     pub small: PackTally,
     /// A quarter or more is unused, but no more of the store than [`GcOptions::max_unused`](crate::gc::GcOptions::max_unused).
     pub tolerated: PackTally,

@@ -10,6 +10,8 @@ use crate::backend::{
     ObjectInfo, PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::Digest;
+use crate::format::larder::pack::PackClass;
 use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::{Key, Prefix};
 use crate::packs::enclosed::{enclose, enclose_query, enclose_removal, expose_info, expose_page};
@@ -57,7 +59,9 @@ impl Backend for PackedBackend {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         match Copy::of(key) {
-            Some(Copy { digest, quarantined: None }) => self.packs.put_chunk(digest, &object, &mode).await,
+            Some(Copy { digest, quarantined: None }) => {
+                self.put_chunk(digest, PackClass::Data, &object, &mode).await
+            }
             Some(_) => {
                 let error = Error::new(ErrorKind::Unsupported, "store").on(key);
                 Err(error.because("quarantined copies in packs are made by copying"))
@@ -103,6 +107,19 @@ impl Backend for PackedBackend {
     async fn barrier(&self) -> Result<()> {
         self.packs.flush().await?;
         self.packs.inner.barrier().await
+    }
+}
+
+impl PackedBackend {
+    /// Stores a chunk as [`Backend::put`] does, in a pack of this class. An existing copy stays where it is, whatever its class.
+    pub(crate) async fn put_chunk(
+        &self,
+        digest: Digest,
+        class: PackClass,
+        blob: &Bytes,
+        mode: &PutMode,
+    ) -> Result<Version> {
+        self.packs.put_chunk((digest, class), blob, mode).await
     }
 }
 

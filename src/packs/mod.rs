@@ -16,9 +16,15 @@
 //!
 //! A chunk may have several copies, in several packs or segments; each is right.
 //!
+//! # Classes
+//! Chunks of metadata archives and catalogs go to packs of their own, so that browsing a tree reads dense packs by few requests. A writer has an
+//! open pack of each class. The name of the archive decides; the chunk store passes the class on, and chunks that arrive by
+//! [`Backend::put`] are data. A chunk that archives of both kinds use is stored once, in the class that stored it first. Rewritten, merged and
+//! adopted packs keep their class.
+//!
 //! # Order of a barrier
 //! ```text
-//! open pack closed → all packs stored → barrier below → segment → barrier below
+//! open packs closed → all packs stored → barrier below → segment → barrier below
 //! ```
 //! A put of a chunk is complete when the chunk is in an open pack. So a barrier promises what the contract of [`Backend`] says, and a crash
 //! before it leaves packs that no segment names, which a collection adopts, or nothing. A barrier that fails keeps the chunks in memory,
@@ -157,8 +163,8 @@ impl PackedBackend {
         };
         let mut session = [0; 16];
         inner.runtime().fill_random(&mut session);
-        // One pack is filled while another one is stored.
-        let target_bytes = target_bytes.min(memory_bytes / 2);
+        // One pack of each class is filled while another one is stored.
+        let target_bytes = target_bytes.min(memory_bytes / 3);
         let handles = Handles::of(uuid);
         let writer = Writer::new(inner.runtime().monotonic());
         let state = State { view: View::new(handles.retirement()), writer };

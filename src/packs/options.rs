@@ -20,7 +20,7 @@ impl Default for PackOptions {
 
 impl PackOptions {
     /// The size at which a pack is stored, in MiB; default: 32, 8 to 128. The last pack of a backup is smaller, and so is each pack of a store
-    /// that is opened with less memory than four packs take.
+    /// that is opened with less memory than three packs beside the chunks in flight need.
     pub fn target_mebibytes(mut self, mebibytes: usize) -> Self {
         self.mebibytes = mebibytes;
         self

@@ -1,4 +1,4 @@
-//! Storing of chunks: the open pack, and the packs that follow it.
+//! Storing of chunks: the open packs, and the packs that follow them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use crate::rt::semaphore::Permit;
 /// Bytes that a pack may exceed its target by, so that chunks of a power of two fill it in spite of their headers.
 pub(super) const SLACK_BYTES: usize = 64 << 10;
 
+/// Maximum number of open packs: one of each class.
+const OPEN_PACKS: u64 = 2;
+
 /// Packs of this handle on their way.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
@@ -37,13 +40,13 @@ pub(super) struct Writer {
     pub(super) last_recorded: Duration,
     next_pack: u32,
     pub(super) next_segment: u32,
-    /// The pack that is being filled.
-    pub(super) open: Option<u32>,
+    /// The packs that are being filled.
+    pub(super) open: BTreeMap<PackClass, u32>,
     /// Memory of packs that are not stored.
     pub(super) permits: BTreeMap<u32, Vec<Permit>>,
     /// Packs that are stored, and that no segment names, with their chunks.
     pub(super) unrecorded: BTreeMap<u32, Vec<PackEntry>>,
-    /// Number of chunks that do not fit into memory beside an open pack.
+    /// Number of chunks that do not fit into memory beside open packs.
     starved: usize,
     /// Packs whose put failed.
     pub(super) unsent: BTreeSet<u32>,
@@ -58,11 +61,11 @@ impl Writer {
 }
 
 impl State {
-    /// Appends a blob to the open pack. Returns its place, and the packs to store now.
+    /// Appends a blob to the open pack of its class. Returns its place, and the packs to store now.
     fn append(
         &mut self,
         packs: &Packs,
-        digest: Digest,
+        (digest, class): (Digest, PackClass),
         blob: &[u8],
         permit: Permit,
     ) -> Result<(Place, Vec<u32>)> {
@@ -75,15 +78,15 @@ impl State {
                 || builder.entries().len() >= MAX_PACK_ENTRIES as usize
                 || builder.contains(&digest)
         };
-        if self.open_builder().is_some_and(|builder| is_full(builder)) {
-            closed.extend(self.close());
+        if self.open_builder(class).is_some_and(|builder| is_full(builder)) {
+            closed.extend(self.close(class));
         }
-        let number = match self.writer.open {
-            Some(number) => number,
-            None => self.begin_pack(packs),
+        let number = match self.writer.open.get(&class) {
+            Some(number) => *number,
+            None => self.begin_pack(packs, class),
         };
         let builder =
-            self.open_builder().ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;
+            self.open_builder(class).ok_or_else(|| Error::new(ErrorKind::Internal, "store").on(digest))?;
         // The pack is not full, and lacks the chunk.
         let entry = builder.push(digest, blob).map_err(|error| failed(ErrorKind::Internal, error))?;
         let is_full = builder.size() >= packs.target_bytes as u64;
@@ -93,35 +96,44 @@ impl State {
         let place = Place::of(number, &entry);
         self.view.add_recent(digest, place);
         self.writer.permits.entry(number).or_default().push(permit);
-        if is_full || self.writer.starved > 0 {
-            closed.extend(self.close());
+        if is_full {
+            closed.extend(self.close(class));
+        }
+        if self.writer.starved > 0 {
+            closed.extend(self.close_all());
         }
         Ok((place, closed))
     }
 
-    fn open_builder(&mut self) -> Option<&mut PackBuilder> {
-        let number = self.writer.open?;
+    fn open_builder(&mut self, class: PackClass) -> Option<&mut PackBuilder> {
+        let number = *self.writer.open.get(&class)?;
         match self.view.pack_mut(number)?.contents.as_mut()? {
             Contents::Open(builder) => Some(builder),
             Contents::Closed(_) => None,
         }
     }
 
-    fn begin_pack(&mut self, packs: &Packs) -> u32 {
+    fn begin_pack(&mut self, packs: &Packs, class: PackClass) -> u32 {
         let name = PackName { session: packs.session, n: self.writer.next_pack };
         self.writer.next_pack += 1;
-        let number = self.view.number_of(name, PackClass::Data, 0);
+        let number = self.view.number_of(name, class, 0);
         if let Some(info) = self.view.pack_mut(number) {
             let buffer = packs.buffers.take(packs.target_bytes + SLACK_BYTES);
-            info.contents = Some(Contents::Open(PackBuilder::new(name, PackClass::Data, buffer)));
+            info.contents = Some(Contents::Open(PackBuilder::new(name, class, buffer)));
         }
-        self.writer.open = Some(number);
+        self.writer.open.insert(class, number);
         number
     }
 
-    /// Closes the open pack. Returns its number if it is to be stored.
-    pub(super) fn close(&mut self) -> Option<u32> {
-        let number = self.writer.open.take()?;
+    /// Closes all open packs. Returns the numbers of those that are to be stored.
+    pub(super) fn close_all(&mut self) -> Vec<u32> {
+        let open: Vec<_> = self.writer.open.keys().copied().collect();
+        open.into_iter().filter_map(|class| self.close(class)).collect()
+    }
+
+    /// Closes the open pack of a class. Returns its number if it is to be stored.
+    fn close(&mut self, class: PackClass) -> Option<u32> {
+        let number = self.writer.open.remove(&class)?;
         let info = self.view.pack_mut(number)?;
         match info.contents.take() {
             Some(Contents::Open(builder)) => {
@@ -161,10 +173,10 @@ impl Packs {
         (self.target_bytes as u64 + slack as u64).min(MAX_PACK_BYTES.into())
     }
 
-    /// Stores a chunk in the open pack.
+    /// Stores a chunk in the open pack of its class.
     pub(super) async fn put_chunk(
         self: &Arc<Self>,
-        digest: Digest,
+        (digest, class): (Digest, PackClass),
         blob: &Bytes,
         mode: &PutMode,
     ) -> Result<Version> {
@@ -185,7 +197,7 @@ impl Packs {
                 }
                 _ => {}
             }
-            let (place, closed) = state.append(self, digest, blob, permit)?;
+            let (place, closed) = state.append(self, (digest, class), blob, permit)?;
             // The caller read the old copies, and they are bad.
             for place in places {
                 state.exclude(digest, place, ExclusionReason::Bad);
@@ -197,21 +209,25 @@ impl Packs {
     }
 
     /// Appends another copy of a chunk, whatever copies there are.
-    pub(super) async fn append_copy(self: &Arc<Self>, digest: Digest, blob: &Bytes) -> Result<()> {
+    pub(super) async fn append_copy(
+        self: &Arc<Self>,
+        (digest, class): (Digest, PackClass),
+        blob: &Bytes,
+    ) -> Result<()> {
         let permit = self.room(blob.len()).await?;
         let closed = {
             let mut state = self.state();
             if let Some(failed) = &state.writer.failed {
                 return Err(failed.clone());
             }
-            state.append(self, digest, blob, permit)?.1
+            state.append(self, (digest, class), blob, permit)?.1
         };
         self.store_packs(closed);
         Ok(())
     }
 
-    /// Waits for memory for a chunk. Memory that others wait for is in packs that are being stored, or becomes part of the open pack, which
-    /// is stored once it is full. Only a chunk that does not fit beside the open pack needs it closed earlier.
+    /// Waits for memory for a chunk. Memory that others wait for is in packs that are being stored, or becomes part of an open pack, which
+    /// is stored once it is full. Only a chunk that does not fit beside full open packs needs them closed earlier.
     ///
     /// # Errors
     /// The failure to store a pack: its memory stays in use.
@@ -220,10 +236,10 @@ impl Packs {
         if let Poll::Ready(permit) = futures::poll!(&mut acquired) {
             return Ok(permit);
         }
-        let is_starved = bytes as u64 + self.limit_bytes() > self.memory_bytes as u64;
+        let is_starved = bytes as u64 + OPEN_PACKS * self.limit_bytes() > self.memory_bytes as u64;
         let _starved = is_starved.then(|| Starved::new(self));
         if is_starved {
-            let closed = self.state().close();
+            let closed = self.state().close_all();
             self.store_packs(closed);
         }
         loop {
@@ -241,7 +257,7 @@ impl Packs {
     }
 }
 
-/// A chunk that waits until no memory is in an open pack.
+/// A chunk that waits until no memory is in open packs.
 struct Starved<'a>(&'a Packs);
 
 impl<'a> Starved<'a> {
@@ -288,8 +304,8 @@ mod tests {
     const KIB: usize = 1 << 10;
     /// Size of a pack, with slack of 16 KiB.
     const TARGET: usize = 512 * KIB;
-    /// A pack that is stored beside one that is filled.
-    const MEMORY: usize = 2 * TARGET;
+    /// A pack that is stored beside two that are filled.
+    const MEMORY: usize = 3 * TARGET;
     /// Time for which a pack is being stored.
     const DELAY: Duration = Duration::from_secs(10);
 
@@ -324,7 +340,7 @@ mod tests {
     /// Number of chunks in the open pack, and of puts that wait for its memory.
     fn open_and_starved(packed: &PackedBackend) -> (usize, usize) {
         let mut state = packed.packs.state();
-        let chunks = state.open_builder().map_or(0, |builder| builder.entries().len());
+        let chunks = state.open_builder(PackClass::Data).map_or(0, |builder| builder.entries().len());
         (chunks, state.writer.starved)
     }
 
@@ -347,7 +363,7 @@ mod tests {
             put(&packed, 1, 450).await.unwrap();
             assert_eq!(open_and_starved(&packed), (1, 0));
             let before = sim.monotonic();
-            put(&packed, 2, 750).await.unwrap();
+            put(&packed, 2, 1250).await.unwrap();
             assert_eq!(sim.monotonic() - before, DELAY);
             assert_eq!(names_of_packs(&below).await.len(), 1);
             // The large chunk fills its pack alone.
@@ -362,12 +378,12 @@ mod tests {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
             let Scene { packed, .. } = scene(&sim, "left open").await;
-            for number in [1, 2] {
+            for number in [1, 2, 3] {
                 put(&packed, number, 520).await.unwrap();
             }
-            put(&packed, 3, 100).await.unwrap();
-            let before = sim.monotonic();
             put(&packed, 4, 100).await.unwrap();
+            let before = sim.monotonic();
+            put(&packed, 5, 100).await.unwrap();
             assert!(sim.monotonic() > before, "it waited");
             assert_eq!(open_and_starved(&packed), (2, 0));
         });
@@ -379,7 +395,7 @@ mod tests {
         sim.block_on(async {
             let Scene { packed, .. } = scene(&sim, "dropped").await;
             put(&packed, 1, 450).await.unwrap();
-            let mut waits = Box::pin(put(&packed, 2, 750));
+            let mut waits = Box::pin(put(&packed, 2, 1250));
             assert!((&mut waits).now_or_never().is_none());
             assert_eq!(open_and_starved(&packed), (0, 1));
             drop(waits);
@@ -398,18 +414,51 @@ mod tests {
         let sim = SimRuntime::new(1);
         sim.block_on(async {
             let Scene { packed, .. } = scene(&sim, "others close").await;
-            for number in [1, 2] {
+            for number in [1, 2, 3] {
                 put(&packed, number, 520).await.unwrap();
             }
-            put(&packed, 3, 100).await.unwrap();
-            let (small, large) = futures::future::join(put(&packed, 4, 100), put(&packed, 5, 1100)).await;
+            put(&packed, 4, 100).await.unwrap();
+            let (small, large) = futures::future::join(put(&packed, 5, 100), put(&packed, 6, 1100)).await;
             small.and(large).unwrap();
             packed.barrier().await.unwrap();
-            for number in 1..6 {
+            for number in 1..7 {
                 let found = packed.get(&chunk(number), u64::MAX).await.unwrap();
                 assert_eq!(found.bytes[0], number.to_le_bytes()[0]);
             }
             assert_eq!(packed.packs.memory.held(), 0);
+        });
+    }
+
+    #[test]
+    fn packs_of_both_classes_are_filled_beside_each_other_within_the_memory() {
+        let sim = SimRuntime::new(1);
+        sim.block_on(async {
+            let Scene { below, packed, .. } = scene(&sim, "both classes").await;
+            let put = async |number: usize| {
+                let class = [PackClass::Data, PackClass::Metadata][number % 2];
+                let blob = Bytes::from(vec![number.to_le_bytes()[0]; (number * 37 % 500 + 20) * KIB]);
+                let digest = Digest::of(&number.to_le_bytes());
+                packed.put_chunk(digest, class, &blob, &PutMode::Create).await.unwrap();
+                assert!(bytes_in_memory(&packed) <= MEMORY + 2 * SLACK_BYTES);
+                assert!(packed.packs.state().writer.open.len() <= 2);
+            };
+            let mut puts: Vec<_> = (0..40).map(put).collect();
+            while !puts.is_empty() {
+                let others = puts.split_off(puts.len().min(5));
+                futures::future::join_all(puts).await;
+                puts = others;
+            }
+            let refused = packed.put(&chunk(1), Bytes::from_static(&[0; 20]), PutMode::Create).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::AlreadyExists);
+            packed.barrier().await.unwrap();
+            assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
+            let other = PackedBackend::open(below, "both classes, elsewhere", TARGET, MEMORY).await.unwrap();
+            let state = other.packs.state();
+            for number in 0..40_usize {
+                let place = state.view.places(&Digest::of(&number.to_le_bytes()))[0];
+                let class = state.view.pack(place.pack).unwrap().class;
+                assert_eq!(class, [PackClass::Data, PackClass::Metadata][number % 2]);
+            }
         });
     }
 

@@ -29,9 +29,9 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use crate::backend::{Cursor, Deleted, Removal};
 use crate::error::Result;
 use crate::format::Digest;
-use crate::format::larder::pack::PackEntry;
 use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::PackName;
+use crate::format::larder::pack::{PackClass, PackEntry};
 use crate::format::layout::Key;
 use crate::packs::list::PackListing;
 use crate::packs::salvage::{Salvaged, is_damage};
@@ -61,6 +61,7 @@ impl PackCopy {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ListedPack {
     pub(crate) bytes: u64,
+    pub(crate) class: PackClass,
     pub(crate) last_used: SystemTime,
     pub(crate) name: PackName,
     pub(crate) state: PackState,
@@ -228,9 +229,10 @@ impl PackedBackend {
         self.packs.read_with_others(&copy.place).await
     }
 
-    /// Appends another copy of a chunk.
-    pub(crate) async fn append(&self, digest: Digest, blob: &Bytes) -> Result<()> {
-        self.packs.append_copy(digest, blob).await
+    /// Appends the blob of a copy once more, to a pack of the same class.
+    pub(crate) async fn append(&self, copy: &PackCopy, blob: &Bytes) -> Result<()> {
+        let class = self.packs.state().view.pack(copy.place.pack).map_or(PackClass::Data, |pack| pack.class);
+        self.packs.append_copy((copy.digest, class), blob).await
     }
 
     /// Drops packs, after everything that was appended is durable and recorded.
@@ -291,8 +293,10 @@ impl Packs {
                 _ => PackState::Orphan,
             }
         };
+        let class_of = |name: &PackName| state.view.pack(state.view.known(*name)?).map(|pack| pack.class);
         let listed = listing.packs.iter().map(|(name, (bytes, last_used))| ListedPack {
             bytes: *bytes,
+            class: class_of(name).unwrap_or(PackClass::Data),
             last_used: *last_used,
             name: *name,
             state: state_of(name),

@@ -44,7 +44,7 @@ impl Packs {
         let _alone = self.flushing.lock().await;
         let (wanted, again) = {
             let mut state = self.state();
-            let closed = state.close();
+            let closed = state.close_all();
             let mut again: Vec<_> = std::mem::take(&mut state.writer.unsent).into_iter().collect();
             again.extend(closed);
             state.writer.failed = None;
@@ -247,7 +247,7 @@ impl State {
 
     /// Forgets all packs that are in memory only.
     pub(super) fn give_up(&mut self) {
-        self.writer.open = None;
+        self.writer.open.clear();
         for number in self.view.in_memory() {
             if let Some(pack) = self.view.pack_mut(number) {
                 pack.contents = None;

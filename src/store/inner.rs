@@ -92,7 +92,8 @@ impl StoreInner {
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
         let (level, kept) = (options.compression_level, memory.readers / 2);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
-        let chunks = ChunkStore::new((Arc::clone(&backend), uncached), state, level, kept, uuid);
+        let chunks =
+            ChunkStore::new((Arc::clone(&backend), uncached), packs.clone(), state, level, kept, uuid);
         chunks.set_suspect_list(suspects, since);
         let inner = StoreInner {
             backend,

@@ -47,7 +47,7 @@ impl Options {
 
     /// Maximum bytes of chunks in flight, for all backups of this store together, and again for all restores; default:
     /// 64 MiB, minimum 32 MiB. In a packed store, default 160 MiB, half of it and all above 64 MiB is for packs that are filled and stored, and a pack
-    /// has half of that at most. Chunks in flight also exist in compressed form. In addition, each archive that is
+    /// has a third of that at most. Chunks in flight also exist in compressed form. In addition, each archive that is
     /// written or read in order holds one chunk; one that is written in any order, up to 16; a reader
     /// caches up to four chunks, and reads up to 32 MiB ahead. The index of an archive takes 40 bytes a chunk, and
     /// about 100 bytes for each distinct chunk of a backup.

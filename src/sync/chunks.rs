@@ -16,6 +16,7 @@ use crate::chunks::{ExistingCheck, ReuseSource, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
+use crate::format::larder::pack::PackClass;
 use crate::format::manifest::CryptMode;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::store::in_archive;
@@ -204,7 +205,8 @@ async fn one(
     let _slot = run.writes.budget.acquire(1).await;
     stop.check()?;
     run.notify(&SyncEvent::ChunkSent { digest, snapshot, stored });
-    let put = run.target.inner().chunks().put_stored(&reuse.sent, chunk, reuse.check).await?;
+    let class = ends.archives.get(archive).map_or(PackClass::Data, PackClass::of_archive);
+    let put = run.target.inner().chunks().put_stored(&reuse.sent, (chunk, class), reuse.check).await?;
     drop(write);
     if put == Stored::Known {
         // Confirmed by this plan from now on, so a later attempt does not see it.

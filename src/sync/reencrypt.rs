@@ -14,6 +14,7 @@ use crate::format::Digest;
 use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::fixed_index::FixedIndexWriter;
 use crate::format::index::{ChunkEntry, FinishedIndex, IndexReader, IndexWriteError};
+use crate::format::larder::pack::PackClass;
 use crate::format::manifest::{CryptMode, Manifest, ManifestFile};
 use crate::format::name::{ArchiveKind, SnapshotName};
 use crate::store::{
@@ -256,7 +257,10 @@ impl Reencryption<'_> {
             // Equal length would be enough for a chunk that is not suspect.
             target.chunks().mark_suspect(digest).await;
         }
-        let put = target.chunks().put(pins, digest, &plaintext, Provenance::Unknown).await?;
+        let put = target
+            .chunks()
+            .put(pins, digest, (&plaintext, PackClass::of_archive(&file.name)), Provenance::Unknown)
+            .await?;
         drop((plaintext, read, write));
         match put {
             Stored::Known => self.transfer.progress.counts.add_known(),

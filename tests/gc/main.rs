@@ -12,6 +12,7 @@ mod disk;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod lease;
 #[cfg(feature = "testing")]
+mod pack_classes;
 mod pack_index;
 mod pack_plan;
 #[cfg(feature = "testing")]

@@ -217,6 +217,9 @@ fn stores_of_every_form_carry_the_same_objects_to_stores_of_every_form() {
         for (group, time) in [("vm/1", 1000), ("vm/1", 2000), ("host/x", 1000)] {
             back_up(&source, group, time, &data(time, 5)).await;
         }
+        let backup = source.backup(&"host/tree".parse().unwrap()).begin().await.unwrap();
+        backup.stream("root.mpxar", &b"metadata"[..]).await.unwrap();
+        drop(backup.finish().await.unwrap());
         let made = async |is_packed: bool| {
             let options = Options::default();
             let options = if is_packed { options.packed(PackOptions::default()) } else { options };
@@ -236,6 +239,8 @@ fn stores_of_every_form_carry_the_same_objects_to_stores_of_every_form() {
             bring(&third, &last).await;
             let objects_of_chunks = chunks(in_third.as_ref()).await.len();
             assert_eq!(objects_of_chunks == 0, to, "a packed store has no objects of chunks");
+            let packs_of_metadata = third.pack_usage().map(|usage| usage.metadata_packs);
+            assert_eq!(packs_of_metadata, to.then_some(1), "packs keep their class");
             assert_eq!(chunks(in_last.as_ref()).await, chunks(first.as_ref()).await, "{from} {to}");
             assert_eq!(content(in_last.as_ref()).await, content(first.as_ref()).await, "{from} {to}");
         }

@@ -17,6 +17,7 @@ use crate::chunks::{Provenance, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::index::IndexReader;
+use crate::format::larder::pack::PackClass;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
 use crate::store::backup::session::{BaseUse, Counters, Reserved, WriterShared};
@@ -99,6 +100,11 @@ impl ArchiveTask {
         &self.reserved.name
     }
 
+    /// Class of the packs of its chunks.
+    fn class(&self) -> PackClass {
+        PackClass::of_archive(self.name())
+    }
+
     /// Pins of the backup.
     pub(in crate::store) fn pins(&self) -> &WriterPins {
         &self.reserved.shared.pins
@@ -149,7 +155,7 @@ impl ArchiveTask {
         let known = self.base.as_ref().is_some_and(|base| base.names(&digest));
         let provenance = if known { Provenance::Base } else { Provenance::Unknown };
         let chunks = &shared.store.chunks;
-        let stored = chunks.put(&shared.pins, digest, &bytes, provenance).await?;
+        let stored = chunks.put(&shared.pins, digest, (&bytes, self.class()), provenance).await?;
         drop((bytes, permit));
         self.count(length, stored);
         Ok(Entry { digest, length })
@@ -217,7 +223,11 @@ impl ArchiveTask {
             let length = usize::try_from(first.length).unwrap_or(usize::MAX);
             let _permit = self.permit(length).await;
             let zeros = Bytes::from(vec![0; length]);
-            shared.store.chunks.put(&shared.pins, first.digest, &zeros, Provenance::Unknown).await?
+            shared
+                .store
+                .chunks
+                .put(&shared.pins, first.digest, (&zeros, self.class()), Provenance::Unknown)
+                .await?
         };
         self.count(first.length, stored);
         for entry in others {

@@ -63,6 +63,7 @@ use crate::format::Digest;
 use crate::format::blob::{DecodeError, MAX_ENCODED_CHUNK_BYTES, MIN_BLOB_BYTES};
 use crate::format::larder::fields::Fields;
 use crate::format::larder::pack::name::SessionId;
+use crate::format::name::ArchiveName;
 
 pub(crate) mod builder;
 pub(crate) mod directory;
@@ -110,7 +111,7 @@ pub(crate) fn blob_length(blob: &[u8]) -> Result<u32, PackWriteError> {
 }
 
 /// Kind of the chunks of a pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum PackClass {
     /// Contents of files, images and streams.
     Data,
@@ -119,6 +120,12 @@ pub(crate) enum PackClass {
 }
 
 impl PackClass {
+    /// The class of the chunks of an archive, by its name: `.mpxar` and `.pcat1` have metadata alone.
+    pub(crate) fn of_archive(name: &ArchiveName) -> Self {
+        let stem = name.as_str().strip_suffix(".didx").unwrap_or_default();
+        if stem.ends_with(".mpxar") || stem.ends_with(".pcat1") { Self::Metadata } else { Self::Data }
+    }
+
     pub(in crate::format::larder) const fn code(self) -> u16 {
         match self {
             Self::Data => 0,

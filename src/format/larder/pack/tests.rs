@@ -487,3 +487,19 @@ proptest! {
         let _ = (PackHeader::parse(&bytes), scan(&bytes, piece), PackDirectory::parse(&name(), bytes.len() as u64, &bytes));
     }
 }
+
+#[test]
+fn the_name_of_an_archive_decides_the_class_of_its_chunks() {
+    for (name, class) in [
+        ("root.mpxar.didx", PackClass::Metadata),
+        ("catalog.pcat1.didx", PackClass::Metadata),
+        ("root.ppxar.didx", PackClass::Data),
+        ("root.pxar.didx", PackClass::Data),
+        ("mpxar.didx", PackClass::Data),
+        ("a.mpxar.img.fidx", PackClass::Data),
+        ("disk.mpxar.fidx", PackClass::Data),
+        ("root.mpxar.blob", PackClass::Data),
+    ] {
+        assert_eq!(PackClass::of_archive(&name.parse().unwrap()), class, "{name}");
+    }
+}
