@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::backend::Version;
 use crate::format::larder::pack::{DIRECTORY_ENTRY_BYTES, ENTRY_HEADER_BYTES, HEADER_BYTES, TRAILER_BYTES};
 use crate::format::layout::PackName;
 
@@ -30,8 +29,3 @@ impl Live {
 
 /// Chunks that stay, by pack.
 pub(super) type LivePacks = HashMap<PackName, Live>;
-
-/// The pack in the version of a chunk.
-pub(super) fn pack_of(version: &Version) -> Option<PackName> {
-    version.as_str().split_once(':')?.0.parse().ok()
-}

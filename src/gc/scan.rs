@@ -5,18 +5,18 @@ use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::{Cursor, Details, ListEntry, ObjectInfo, Pager};
+use crate::backend::{Cursor, Details, ListEntry, ListQuery, ObjectInfo, Pager};
 use crate::chunks::{Unused, query_of};
 use crate::digest_set::{MarkSet, MarkSetBuilder, Shard, mark_of};
 use crate::error::{ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::gc_candidates::GcCandidates;
-use crate::format::layout::Key;
+use crate::format::layout::{Key, PackName};
 use crate::gc::census::{Census, ShardCensus, Times};
-use crate::gc::live::pack_of;
 use crate::gc::options::{GcEvent, GcOptions, Sizes};
 use crate::gc::progress::Candidate;
 use crate::gc::walk::NAMED;
+use crate::packs::survey::{Survey, SurveyPage};
 use crate::store::Datastore;
 
 /// Inputs for finding unreferenced objects.
@@ -44,7 +44,30 @@ pub(super) struct Scan<'a> {
     /// Marks not seen yet.
     left: &'a [u64],
     missing: Vec<u64>,
-    pager: Pager,
+    source: Source,
+}
+
+/// The objects of a shard.
+#[derive(Debug)]
+enum Source {
+    Listing(Pager),
+    /// In a packed store.
+    Packs(Survey),
+}
+
+/// Some of the objects of a shard.
+enum Page {
+    Listed(Vec<ListEntry>),
+    Packed(SurveyPage),
+}
+
+/// A chunk, or a quarantined copy of one.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    last_used: SystemTime,
+    pack: Option<PackName>,
+    size: u64,
+    unused: Unused,
 }
 
 impl Counting<'_> {
@@ -105,7 +128,14 @@ impl Counting<'_> {
             last_mark: None,
             left: self.marks.within(&shard),
             missing: Vec::new(),
-            pager: Pager::starting_at(query_of(&shard, self.details()), self.begin.clone()),
+            source: self.source(query_of(&shard, self.details())),
+        }
+    }
+
+    fn source(&self, query: ListQuery) -> Source {
+        match (self.store.inner().packs(), &self.begin) {
+            (Some(packs), Some(begin)) => Source::Packs(Survey::new(packs.clone(), query, begin.clone())),
+            (_, begin) => Source::Listing(Pager::starting_at(query, begin.clone())),
         }
     }
 
@@ -115,7 +145,7 @@ impl Counting<'_> {
         if let Some(after) = after {
             let mut query = query_of(&shard, self.details());
             query.after = Some(after.key());
-            scan.pager = Pager::starting_at(query, self.begin.clone());
+            scan.source = self.source(query);
             let mark = mark_of(&after.digest);
             scan.left = &scan.left[scan.left.partition_point(|left| *left < mark)..];
         }
@@ -155,45 +185,80 @@ impl Scan<'_> {
     /// The candidates of the next page; `None` at the end of the shard.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<Candidate>>> {
         self.counting.options.check_abort()?;
-        let backend = self.counting.store.inner().uncached_backend();
-        let Some(page) = self.pager.next(backend.as_ref()).await? else {
-            self.skip_to(None);
-            return Ok(None);
+        let found = match self.source.next(self.counting.store).await? {
+            None => {
+                self.skip_to(None);
+                return Ok(None);
+            }
+            Some(Page::Listed(page)) => self.unused_of_listing(page).await?,
+            Some(Page::Packed(page)) => self.unused_of_packs(page),
         };
-        self.counting.options.control.notify(&GcEvent::ChunksListed { chunks: page.len() as u64 });
+        Ok(Some(found.iter().map(|seen| self.candidate(seen)).collect()))
+    }
+
+    fn count_listed(&self, objects: usize) {
+        self.counting.options.control.notify(&GcEvent::ChunksListed { chunks: objects as u64 });
+    }
+
+    /// The objects of a page that nothing uses. Counts all others.
+    async fn unused_of_listing(&mut self, page: Vec<ListEntry>) -> Result<Vec<Seen>> {
+        self.count_listed(page.len());
         let (mut found, mut named) = (Vec::new(), Vec::new());
         for entry in page {
             match entry {
                 ListEntry::Foreign(path) => self.foreign(path),
                 // A foreign object stays.
                 ListEntry::Unreadable(unreadable) => self.foreign(unreadable.path),
-                ListEntry::Name(key) if self.is_unused(&key, 0) => named.push(key),
-                ListEntry::Object(info) if self.is_unused(&info.key, info.size) => found.push(info),
-                ListEntry::Object(info) => self.note_live(&info, false),
-                ListEntry::Name(_) | ListEntry::Prefix(_) => {}
+                ListEntry::Name(key) => {
+                    if unused_of(&key).is_some_and(|unused| self.is_unused(&unused, 0)) {
+                        named.push(key);
+                    }
+                }
+                ListEntry::Object(info) => {
+                    found.extend(Seen::of(&info).filter(|seen| self.is_unused(&seen.unused, seen.size)));
+                }
+                ListEntry::Prefix(_) => {}
             }
         }
         if !named.is_empty() {
-            for looked in backend.head_many(&named).await? {
+            for looked in self.counting.store.inner().uncached_backend().head_many(&named).await? {
                 match looked {
                     // Deleted since it was listed.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    looked => found.push(looked?),
+                    looked => found.extend(Seen::of(&looked?)),
                 }
             }
         }
-        Ok(Some(found.iter().filter_map(|info| self.candidate(info)).collect()))
+        Ok(found)
+    }
+
+    /// The chunks of a page that nothing uses. Counts all others.
+    fn unused_of_packs(&mut self, page: SurveyPage) -> Vec<Seen> {
+        self.count_listed(page.chunks.len() + page.foreign.len());
+        let mut found = Vec::new();
+        for chunk in page.chunks {
+            let seen = Seen {
+                last_used: chunk.last_used,
+                pack: chunk.pack,
+                size: chunk.bytes,
+                unused: Unused { digest: chunk.digest, quarantined: chunk.quarantined },
+            };
+            if self.is_unused(&seen.unused, seen.size) {
+                found.push(seen);
+            } else {
+                self.note_live(&seen, false);
+            }
+        }
+        page.foreign.into_iter().for_each(|path| self.foreign(path));
+        found
     }
 
     /// Counts a chunk, or a quarantined copy, that stays in its pack.
-    fn note_live(&mut self, info: &ObjectInfo, is_waiting: bool) {
-        if self.counting.store.inner().packs().is_none() {
-            return;
-        }
-        let Some(pack) = pack_of(&info.version) else { return };
-        match info.key {
-            Key::Chunk(_) => self.census.note_live(pack, info.size, is_waiting),
-            _ => self.census.live.entry(pack).or_default().is_kept = true,
+    fn note_live(&mut self, seen: &Seen, is_waiting: bool) {
+        let Some(pack) = seen.pack else { return };
+        match seen.unused.quarantined {
+            None => self.census.note_live(pack, seen.size, is_waiting),
+            Some(_) => self.census.live.entry(pack).or_default().is_kept = true,
         }
     }
 
@@ -205,32 +270,27 @@ impl Scan<'_> {
     }
 
     /// Returns `true` if nothing uses the object; otherwise counts it. Objects arrive in order.
-    fn is_unused(&mut self, key: &Key, size: u64) -> bool {
-        match key {
-            Key::Chunk(digest) => {
-                let mark = mark_of(digest);
-                self.skip_to(Some(mark));
-                self.last_chunk = Some(*digest);
-                let pins = self.counting.store.inner().chunks().pins();
-                if self.last_mark == Some(mark) || pins.is_pinned(digest) {
-                    self.census.in_use.add(size);
-                    return false;
-                }
-                true
+    fn is_unused(&mut self, object: &Unused, size: u64) -> bool {
+        let digest = object.digest;
+        let mark = mark_of(&digest);
+        if object.quarantined.is_some() {
+            // The missing ones before it have not been counted yet.
+            let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
+            // Without a good copy it may be all that is left.
+            let is_needed = is_marked && self.last_chunk != Some(digest);
+            if is_needed {
+                self.census.quarantined.add(size);
             }
-            Key::Quarantined(digest, _) => {
-                let mark = mark_of(digest);
-                // The missing ones before it have not been counted yet.
-                let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
-                // Without a good copy it may be all that is left.
-                if is_marked && self.last_chunk != Some(*digest) {
-                    self.census.quarantined.add(size);
-                    return false;
-                }
-                true
-            }
-            _ => false,
+            return !is_needed;
         }
+        self.skip_to(Some(mark));
+        self.last_chunk = Some(digest);
+        let pins = self.counting.store.inner().chunks().pins();
+        let is_needed = self.last_mark == Some(mark) || pins.is_pinned(&digest);
+        if is_needed {
+            self.census.in_use.add(size);
+        }
+        !is_needed
     }
 
     /// Counts the marks before this one that no chunk matched as missing.
@@ -245,30 +305,53 @@ impl Scan<'_> {
         }
     }
 
-    fn candidate(&mut self, info: &ObjectInfo) -> Option<Candidate> {
-        let unused = match info.key {
-            Key::Chunk(digest) => Unused { digest, quarantined: None },
-            Key::Quarantined(digest, number) => Unused { digest, quarantined: Some(number) },
-            _ => return None,
-        };
-        let (ready, since) = self.counting.judge(&unused, info.last_used);
+    fn candidate(&mut self, seen: &Seen) -> Candidate {
+        let Seen { last_used, size, unused, .. } = *seen;
+        let (ready, since) = self.counting.judge(&unused, last_used);
         if !ready && unused.quarantined.is_none() {
-            self.note_live(info, true);
+            self.note_live(seen, true);
         }
         let census = &mut self.census;
         match (unused.quarantined, ready) {
-            (None, true) => census.garbage.add(info.size),
-            (None, false) => census.waiting.add(info.size),
+            (None, true) => census.garbage.add(size),
+            (None, false) => census.waiting.add(size),
             (Some(_), true) => {
-                census.quarantined.add(info.size);
-                census.quarantined_garbage.add(info.size);
+                census.quarantined.add(size);
+                census.quarantined_garbage.add(size);
             }
-            (Some(_), false) => census.quarantined.add(info.size),
+            (Some(_), false) => census.quarantined.add(size),
         }
-        Some(Candidate { ready, since, size: info.size, unused })
+        Candidate { ready, since, size, unused }
     }
 
     fn finish(self) -> (Census, Vec<u64>) {
         (self.census, self.missing)
+    }
+}
+
+impl Source {
+    async fn next(&mut self, store: &Datastore) -> Result<Option<Page>> {
+        Ok(match self {
+            Self::Listing(pager) => {
+                pager.next(store.inner().uncached_backend().as_ref()).await?.map(Page::Listed)
+            }
+            Self::Packs(survey) => survey.next().await?.map(Page::Packed),
+        })
+    }
+}
+
+impl Seen {
+    /// `None` for any other object.
+    fn of(info: &ObjectInfo) -> Option<Self> {
+        let unused = unused_of(&info.key)?;
+        Some(Self { last_used: info.last_used, pack: None, size: info.size, unused })
+    }
+}
+
+fn unused_of(key: &Key) -> Option<Unused> {
+    match key {
+        Key::Chunk(digest) => Some(Unused { digest: *digest, quarantined: None }),
+        Key::Quarantined(digest, number) => Some(Unused { digest: *digest, quarantined: Some(*number) }),
+        _ => None,
     }
 }

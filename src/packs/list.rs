@@ -3,7 +3,7 @@
 //! A chunk is listed if the view has a copy of it in a pack that exists. So a listing of chunks begins with a listing of packs, which its
 //! cursors name. [`Housekeeping::begin_listing`](crate::backend::Housekeeping::begin_listing) makes one for several listings of parts.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -19,15 +19,17 @@ use crate::packs::view::{Known, Place, View};
 
 /// Number of chunks on a page.
 const PAGE_ENTRIES: usize = 10_000;
+/// Minimum number of chunks that a page takes from a segment.
+const LEAST_ENTRIES: usize = 100;
 /// Number of the last quarantined copy of a chunk that has a key.
-const LAST_COPY: u8 = 9;
+pub(super) const LAST_COPY: u8 = 9;
 /// Number of listings of packs that are remembered.
 const REMEMBERED: usize = 8;
 
 /// A listing of all packs.
 #[derive(Debug, Default)]
 pub(super) struct PackListing {
-    pub(super) foreign: Vec<String>,
+    foreign: Vec<String>,
     pub(super) packs: HashMap<PackName, (u64, SystemTime)>,
 }
 
@@ -86,6 +88,13 @@ impl Packs {
         self.listings().among_segments = among_segments;
     }
 
+    /// The files among packs and segments that are neither, which follow the chunks of a listing.
+    pub(super) fn foreign(&self, listing: &PackListing) -> Vec<String> {
+        let mut foreign = self.listings().among_segments.clone();
+        foreign.extend(listing.foreign.iter().cloned());
+        foreign
+    }
+
     /// Lists all packs.
     pub(super) async fn list_packs(&self) -> Result<PackListing> {
         let mut listing = PackListing::default();
@@ -135,9 +144,7 @@ impl Packs {
             .collect();
         drop(state);
         if is_last && query.until.is_none() {
-            let among_segments = self.listings().among_segments.clone();
-            let foreign = among_segments.into_iter().chain(listing.foreign.iter().cloned());
-            entries.extend(foreign.map(ListEntry::Foreign));
+            entries.extend(self.foreign(&listing).into_iter().map(ListEntry::Foreign));
         }
         Ok(ListPage::new(entries, next))
     }
@@ -167,7 +174,7 @@ impl Packs {
     }
 
     /// The copies of a page in order, and the last digest that was looked at if it is not the last page.
-    fn page(
+    pub(super) fn page(
         &self,
         query: &ListQuery,
         after: Option<&Key>,
@@ -177,14 +184,23 @@ impl Packs {
         let state = self.state();
         let first = after.and_then(Copy::of).map(|copy| copy.digest);
         let until = query.until.as_ref().and_then(Copy::of).map(|copy| copy.digest);
-        let mut found = Candidates { first, found: BTreeMap::new(), limit: None, until };
+        let mut found = Candidates { first, found: Vec::new(), limit: None, until };
         found.add_recent(&state.view);
+        let all = state.view.segments().values().map(|known| known.segment.records().len()).sum();
         for known in state.view.segments().values() {
-            found.add_segment(known);
+            found.add_segment(known, share(known.segment.records().len(), all));
         }
-        let Candidates { found, limit, .. } = found;
-        let mut page = Vec::new();
+        let Candidates { mut found, limit, .. } = found;
+        found.sort_by_key(|(digest, _)| *digest);
+        let mut page = Vec::with_capacity(found.len());
+        let is_inside = |digest: &Digest| {
+            (after.is_none() || first.is_some_and(|first| *digest > first))
+                && (query.until.is_none() || until.is_some_and(|until| *digest < until))
+        };
         let covers = |copy: &Copy| {
+            if is_inside(&copy.digest) {
+                return true;
+            }
             let key = copy.key();
             after.is_none_or(|after| key > *after) && query.until.as_ref().is_none_or(|until| key <= *until)
         };
@@ -195,12 +211,14 @@ impl Packs {
                     || state.writer.unrecorded.contains_key(&place.pack)
             })
         };
-        for (digest, places) in &found {
+        for of_chunk in found.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some((digest, _)) = of_chunk.first() else { continue };
             if limit.is_some_and(|limit| *digest > limit) {
                 break;
             }
             let chunk = Copy { digest: *digest, quarantined: None };
-            let counting = places.iter().filter(|place| state.view.counts(place));
+            let places = of_chunk.iter().filter_map(|(_, place)| place.as_ref());
+            let counting = places.filter(|place| state.view.counts(place));
             if let Some(place) = counting.filter(is_there).min_by_key(|place| preference(place)) {
                 page.extend(covers(&chunk).then_some((chunk, *place)));
             }
@@ -227,7 +245,8 @@ impl Listings {
 struct Candidates {
     /// The first digest that is wanted.
     first: Option<Digest>,
-    found: BTreeMap<Digest, Vec<Place>>,
+    /// Each copy; without a place if there may be quarantined ones.
+    found: Vec<(Digest, Option<Place>)>,
     /// The last digest of which all copies are known; `None` if there are no more.
     limit: Option<Digest>,
     /// The last digest that is wanted.
@@ -241,15 +260,15 @@ impl Candidates {
             first.is_none_or(|first| *digest >= first) && until.is_none_or(|until| *digest <= until)
         };
         for (digest, places) in view.recent().iter().filter(|(digest, _)| is_wanted(digest)) {
-            self.found.entry(*digest).or_default().extend(places);
+            self.found.extend(places.iter().map(|place| (*digest, Some(*place))));
         }
         let from = first.map_or(Bound::Unbounded, Bound::Included);
-        for digest in view.bad_digests((from, Bound::Unbounded)).into_iter().filter(is_wanted) {
-            self.found.entry(digest).or_default();
-        }
+        let bad = view.bad_digests((from, Bound::Unbounded)).into_iter().filter(is_wanted);
+        self.found.extend(bad.map(|digest| (digest, None)));
     }
 
-    fn add_segment(&mut self, known: &Known) {
+    /// Adds the copies of the next chunks in a segment, of so many.
+    fn add_segment(&mut self, known: &Known, most: usize) {
         let records = known.segment.records();
         let begin = self.first.map_or(0, |first| records.position(&first));
         let mut digests = 0;
@@ -260,21 +279,23 @@ impl Candidates {
                 return;
             }
             if last != Some(digest) {
-                if digests == PAGE_ENTRIES {
+                if digests == most {
                     self.limit = self.limit.into_iter().chain(last).min();
                     return;
                 }
                 digests += 1;
                 last = Some(digest);
             }
-            if let Some(place) = known.place(&record) {
-                let places = self.found.entry(digest).or_default();
-                if !places.contains(&place) {
-                    places.push(place);
-                }
-            }
+            self.found.extend(known.place(&record).map(|place| (digest, Some(place))));
         }
     }
+}
+
+/// Number of the chunks of a page that a segment with so many of all records contributes. So the parts end near each other, and little is looked
+/// at for nothing.
+fn share(records: usize, all: usize) -> usize {
+    let share = PAGE_ENTRIES as u64 * records as u64 / (all as u64).max(1);
+    usize::try_from(share).unwrap_or(PAGE_ENTRIES).max(LEAST_ENTRIES)
 }
 
 /// The number of the listing of packs in a cursor, and the last path before the page.

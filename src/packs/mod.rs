@@ -73,6 +73,7 @@ mod registry;
 mod retirement;
 mod salvage;
 mod send;
+pub(crate) mod survey;
 mod usage;
 mod view;
 

@@ -1,0 +1,87 @@
+//! The chunks of a packed store as the collector goes through them: in order, each with its pack.
+//!
+//! A listing shows the same chunks as objects. The collector needs neither their paths nor their versions, which take more time than everything
+//! else that a collection does with a chunk.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::backend::{Cursor, ListQuery};
+use crate::error::Result;
+use crate::format::Digest;
+use crate::format::layout::{Key, PackName};
+use crate::packs::PackedBackend;
+use crate::packs::list::{LAST_COPY, PackListing};
+
+/// A chunk, or a quarantined copy of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SurveyedChunk {
+    /// Length of the blob.
+    pub(crate) bytes: u64,
+    pub(crate) digest: Digest,
+    /// The time of the put of its pack.
+    pub(crate) last_used: SystemTime,
+    pub(crate) pack: Option<PackName>,
+    /// Number of the quarantined copy.
+    pub(crate) quarantined: Option<u8>,
+}
+
+/// Chunks that follow each other.
+#[derive(Debug)]
+pub(crate) struct SurveyPage {
+    pub(crate) chunks: Vec<SurveyedChunk>,
+    /// Foreign paths; with the last page alone.
+    pub(crate) foreign: Vec<String>,
+}
+
+/// A walk over the chunks that a query of chunks shows.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    after: Option<Key>,
+    begin: Cursor,
+    is_over: bool,
+    listing: Option<Arc<PackListing>>,
+    packed: PackedBackend,
+    query: ListQuery,
+}
+
+impl Survey {
+    /// The chunks that the listing shows that [began](crate::backend::Housekeeping::begin_listing) with this cursor.
+    pub(crate) fn new(packed: PackedBackend, query: ListQuery, begin: Cursor) -> Self {
+        Self { after: None, begin, is_over: false, listing: None, packed, query }
+    }
+
+    /// The next page, which may be empty; `None` after the last.
+    ///
+    /// # Errors
+    /// Any failure to list packs.
+    pub(crate) async fn next(&mut self) -> Result<Option<SurveyPage>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let packs = &self.packed.packs;
+        let listing = match &self.listing {
+            Some(listing) => listing,
+            None => self.listing.insert(packs.listing_of(&self.begin).await?),
+        };
+        let (copies, limit) = packs.page(&self.query, self.after.as_ref(), listing);
+        let (state, now) = (packs.state(), packs.runtime().now());
+        let chunks = copies.iter().map(|(copy, place)| {
+            let pack = state.view.pack(place.pack);
+            SurveyedChunk {
+                bytes: place.length.into(),
+                digest: copy.digest,
+                // An unknown time counts as new: nothing is deleted because of it.
+                last_used: pack.and_then(|pack| pack.last_used).unwrap_or(now),
+                pack: pack.map(|pack| pack.name),
+                quarantined: copy.quarantined,
+            }
+        });
+        let chunks = chunks.collect();
+        self.is_over = limit.is_none();
+        self.after = limit.map(|limit| Key::Quarantined(limit, LAST_COPY));
+        let is_last = self.is_over && self.query.until.is_none();
+        let foreign = if is_last { packs.foreign(listing) } else { Vec::new() };
+        Ok(Some(SurveyPage { chunks, foreign }))
+    }
+}
