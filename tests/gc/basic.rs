@@ -13,7 +13,7 @@ use larder::store::{Datastore, SnapshotReader, WriterTarget};
 use larder_testing::places::{Place, everywhere, everywhere_loose};
 use larder_testing::{noise, read_to_end};
 
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 16 << 10;
 
 fn group(name: &str) -> GroupName {
     name.parse().unwrap()

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 const SIGHTINGS: &str = "store/.larder/gc-sightings";
@@ -508,30 +509,35 @@ async fn needs_what_goes(server: &FaultServer, process: &Process) {
 /// Proves H17.
 #[test]
 fn a_process_that_takes_over_the_lease_reads_the_pending_deletes() {
-    for ends_well in [true, false] {
-        let server = FaultServer::start(ServerOptions::default());
-        block_on(async {
-            let process = opening(None).open(&server).await.unwrap();
-            leave(&process.store, &[1, 2]).await;
-            drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
-            late(&server, Duration::from_secs(3));
-            let report = collected(&process.store, at_once().concurrency(1)).await;
-            assert_eq!(report.removed.chunks, 2, "the second request was answered");
-            if ends_well {
-                // Another run has nothing to say of them any more.
-                collected(&process.store, at_once().concurrency(1)).await;
-                process.close().await;
-            } else {
-                drop(process);
-            }
-            estrange(&server, 7);
-            let process = opened_again(&server, &opening(None)).await;
-            let refused = reason(collect(&process.store, at_once()).await).unwrap();
-            assert_eq!(refused.kind(), ErrorKind::Busy, "nothing is removed meanwhile");
-            needs_what_goes(&server, &process).await;
-            process.close().await;
-        });
+    // At the same time: both wait for a request that is late.
+    thread::scope(|scope| {
+        for ends_well in [true, false] {
+            scope.spawn(move || block_on(takes_over(ends_well)));
+        }
+    });
+}
+
+async fn takes_over(ends_well: bool) {
+    let server = FaultServer::start(ServerOptions::default());
+    let process = opening(None).open(&server).await.unwrap();
+    leave(&process.store, &[1, 2]).await;
+    drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
+    late(&server, Duration::from_secs(3));
+    let report = collected(&process.store, at_once().concurrency(1)).await;
+    assert_eq!(report.removed.chunks, 2, "the second request was answered");
+    if ends_well {
+        // Another run has nothing to say of them any more.
+        collected(&process.store, at_once().concurrency(1)).await;
+        process.close().await;
+    } else {
+        drop(process);
     }
+    estrange(&server, 7 + u32::from(ends_well));
+    let process = opened_again(&server, &opening(None)).await;
+    let refused = reason(collect(&process.store, at_once()).await).unwrap();
+    assert_eq!(refused.kind(), ErrorKind::Busy, "nothing is removed meanwhile");
+    needs_what_goes(&server, &process).await;
+    process.close().await;
 }
 
 /// Proves H17.

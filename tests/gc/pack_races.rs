@@ -178,7 +178,7 @@ fn a_collection_of_packs_at_any_step_of_a_backup_removes_none_of_its_chunks() {
             steps
         })
     };
-    at_pairs_of_steps(20, 13, run);
+    at_pairs_of_steps(20, 23, run);
 }
 
 /// A handle that is not used between two collections.

@@ -136,7 +136,7 @@ fn a_collection_at_any_step_of_a_backup_removes_none_of_its_chunks() {
             beside_a_backup(&scene, plan_at, execute_at, &met).await
         })
     };
-    at_pairs_of_steps(40, 7, run);
+    at_pairs_of_steps(40, 13, run);
     let met = [&met.busy, &met.pinned, &met.removed].map(|count| count.load(Ordering::Relaxed));
     assert!(met.iter().all(|count| *count > 0), "busy, pinned and removed: {met:?}");
 }

@@ -41,7 +41,7 @@ impl Turns {
         let first = opening().open(&server).await.unwrap();
         let mine = server.objects()[IDENTITY].clone();
         first.backend.close().await.unwrap();
-        estrange(&server, 1);
+        estrange(&server, 9001);
         let theirs = server.objects()[IDENTITY].clone();
         assert_ne!(mine, theirs);
         let second = opening().open(&server).await.unwrap();
