@@ -114,7 +114,7 @@ impl GcPlan {
         self.store.inner().repairs().suspect_missing(&suspects).await?;
         for (name, digest, error) in damaged {
             names.remove(&name);
-            for stays in packs.packs_of(&digest) {
+            for stays in packs.packs_of(&digest).await? {
                 names.remove(&stays);
             }
             self.store.inner().chunks().mark_suspect(digest).await;
@@ -127,12 +127,12 @@ impl GcPlan {
         let mut names = names.clone();
         // They may be all that is left of a chunk in use, if they were quarantined after the plan was made.
         for (name, digest) in packs.quarantined_in(&names) {
-            let is_last = packs.copies_outside(&digest, &names).is_empty();
+            let is_last = packs.copies_outside(&digest, &names).await?.is_empty();
             if is_last && self.marked.set.contains(mark_of(&digest)) {
                 names.remove(&name);
             }
         }
-        let mut copies = packs.copies_in(&names);
+        let mut copies = packs.copies_in(&names).await?;
         // Where no record names the chunks, the directory does, if it can be read.
         let unnamed = self.sized(names.iter().filter(|name| !copies.contains_key(name)));
         copies.extend(packs.copies_by_directory(unnamed).await?);
@@ -225,13 +225,13 @@ impl GcPlan {
         (name, copy): (PackName, PackCopy),
     ) -> Result<Option<(PackName, Digest, Error)>> {
         let digest = copy.digest;
-        for other in packs.copies_outside(&digest, names) {
+        for other in packs.copies_outside(&digest, names).await? {
             if self.checked(packs, &other).await?.is_ok() {
                 return Ok(None);
             }
         }
         // This one, or another one in a pack that vanishes too.
-        let others = packs.copies_within(&digest, names);
+        let others = packs.copies_within(&digest, names).await?;
         let mut failed = None;
         for copy in [copy].into_iter().chain(others) {
             match self.checked(packs, &copy).await? {

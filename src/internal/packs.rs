@@ -184,7 +184,7 @@ mod open {
     use std::sync::Arc;
 
     use crate::backend::Backend;
-    use crate::packs::PackedBackend;
+    use crate::packs::{Limits, PackedBackend};
 
     /// The objects of a packed store, past its rules, by a handle of its own.
     ///
@@ -192,6 +192,8 @@ mod open {
     /// If the store cannot be read.
     #[expect(clippy::unwrap_used, reason = "for tests")]
     pub async fn packed(backend: Arc<dyn Backend>) -> Arc<dyn Backend> {
-        Arc::new(PackedBackend::open(backend, "", 8 << 20, 32 << 20).await.unwrap())
+        let limits =
+            Limits { index_bytes: 8 << 20, local: None, memory_bytes: 32 << 20, target_bytes: 8 << 20 };
+        Arc::new(PackedBackend::open(backend, "", limits).await.unwrap())
     }
 }

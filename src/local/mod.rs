@@ -10,6 +10,7 @@
 //! | `chunks/` | copies of chunks |
 //! | `mirror/` | copies of metadata |
 //! | `presence/` | records of the chunks in the store |
+//! | `segments/` | copies of the large segments of a packed store |
 //!
 //! Local state is never proof of the contents of the store. A copy is used only for a version that the store itself has shown.
 
@@ -17,6 +18,7 @@ pub(crate) mod cache;
 pub(crate) mod mirror;
 pub(crate) mod presence;
 mod private;
+pub(crate) mod segments;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -28,6 +30,7 @@ pub use crate::local::cache::CacheCounts;
 use crate::local::cache::ChunkCache;
 use crate::local::mirror::{CopyName, Mirror};
 use crate::local::presence::PresenceStore;
+use crate::local::segments::SegmentFiles;
 use crate::rt::Runtime;
 
 /// Options of local state.
@@ -63,6 +66,8 @@ pub struct LocalState {
     pub(crate) mirror: Mirror,
     /// The records of the term with this epoch.
     presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
+    /// `None` if they cannot be opened.
+    pub(crate) segments: Option<Arc<SegmentFiles>>,
 }
 
 impl LocalState {
@@ -107,7 +112,8 @@ impl LocalState {
         let budget = options.cache_bytes;
         // A cache that cannot be opened is none (H63).
         let chunks = (budget > 0).then(|| ChunkCache::open(&directory.join("chunks"), budget).ok()).flatten();
-        Ok(Arc::new(Self { chunks, directory, instance, lock, mirror, presence: Mutex::default() }))
+        let segments = SegmentFiles::open(&directory.join("segments")).ok().map(Arc::new);
+        Ok(Arc::new(Self { chunks, directory, instance, lock, mirror, presence: Mutex::default(), segments }))
     }
 
     /// Statistics of the chunk cache since the state was opened; `None` without a cache.

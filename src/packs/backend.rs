@@ -1,6 +1,7 @@
 //! The objects of a packed store.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -76,11 +77,14 @@ impl Backend for PackedBackend {
         let mut deleted =
             if below.is_empty() { Vec::new() } else { self.packs.inner.delete(&below).await? }.into_iter();
         let missing = |removal: &Removal| Err(Error::new(ErrorKind::Internal, "delete").on(&removal.key));
-        let results = removals.iter().map(|removal| match Copy::of(&removal.key) {
-            Some(copy) => self.packs.delete(copy, removal),
-            None => deleted.next().unwrap_or_else(|| missing(removal)),
-        });
-        Ok(results.collect())
+        let mut results = Vec::with_capacity(removals.len());
+        for removal in removals {
+            results.push(match Copy::of(&removal.key) {
+                Some(copy) => self.packs.delete(copy, removal).await,
+                None => deleted.next().unwrap_or_else(|| missing(removal)),
+            });
+        }
+        Ok(results)
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
@@ -125,8 +129,8 @@ impl PackedBackend {
 
 impl Packs {
     /// Excludes the copies of a chunk from now on. The next barrier makes that durable; the collector removes the bytes.
-    fn delete(&self, copy: Copy, removal: &Removal) -> Result<Deleted> {
-        let mut state = self.state();
+    async fn delete(self: &Arc<Self>, copy: Copy, removal: &Removal) -> Result<Deleted> {
+        let mut state = self.state_of(&copy.digest).await?;
         if let Some(number) = copy.quarantined {
             let hidden = state.view.hide_bad(&copy.digest, number.into());
             return Ok(if hidden.is_some() { Deleted::Removed } else { Deleted::Absent });

@@ -1,7 +1,7 @@
 //! Merging of segments at the end of a collection.
 //!
-//! A collection merges segments if there are more than [`MOST_SEGMENTS`], or those of which more than a quarter of the records is dead: of a pack
-//! that was dropped, or of a copy that was found bad or deleted. The merged segment has the other facts, and names those that it replaces.
+//! A collection merges segments if there are more than [`MOST_SEGMENTS`], or those with a table of packs of which more
+//! than a quarter was dropped. The merged segment has the other facts, and names those that it replaces.
 //!
 //! # States of a segment
 //! | state | listed | read by views | event | next state |
@@ -38,19 +38,20 @@ use std::time::SystemTime;
 use crate::backend::{Cursor, Deleted, Removal};
 use crate::error::{Error, Result};
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::segment::builder::SegmentBuilder;
+use crate::format::larder::segment::builder::{PackNumber, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{RECORD_BYTES, SegmentWriteError};
 use crate::format::layout::Key;
+use crate::packs::known::Known;
 use crate::packs::send::unencodable;
-use crate::packs::view::{Known, View};
+use crate::packs::view::View;
 use crate::packs::{PackedBackend, Packs};
 
 /// Number of segments above which they are merged.
 const MOST_SEGMENTS: usize = 32;
 /// Maximum bytes of the records of a group that is merged.
 const GROUP_BYTES: usize = 64 << 20;
-/// Share of dead records, in percent, above which a segment is written again.
+/// Share of dropped packs, in percent, above which a segment is written again.
 const DEAD_PERCENT: usize = 25;
 
 /// The segments that a compaction wrote and removed.
@@ -119,26 +120,59 @@ impl Packs {
     /// Stores the merged segment of a group. Returns `false` if the group cannot be merged.
     async fn merge(self: &Arc<Self>, compaction: &Compaction<'_>, group: &Group) -> Result<bool> {
         let _alone = self.recording.lock().await;
-        let builder = {
-            let mut state = self.state();
-            let name = SegmentName { session: self.session, n: state.writer.next_segment };
-            let Ok(builder) = compaction.merged(&state.view, group, name) else { return Ok(false) };
-            state.writer.next_segment += 1;
-            builder
-        };
+        let Ok(builder) = self.merged(compaction, group).await? else { return Ok(false) };
         let segment = match self.put_segment(builder).await? {
             // Two segments differ about a pack, or there is too much to say. All stay.
             Err(SegmentWriteError::Conflict | SegmentWriteError::TooLarge) => return Ok(false),
             stored => stored.map_err(unencodable)?,
         };
         let mut state = self.state();
-        state.view.add_segment(segment, None);
+        self.add_segment(&mut state, &segment, None);
         for name in group {
             state.view.remove_segment(name);
         }
         drop(state);
         self.note_recorded();
         Ok(true)
+    }
+
+    async fn merged(
+        &self,
+        compaction: &Compaction<'_>,
+        group: &Group,
+    ) -> Result<Result<SegmentBuilder, SegmentWriteError>> {
+        let mut builder = {
+            let mut state = self.state();
+            state.writer.next_segment += 1;
+            SegmentBuilder::new(SegmentName { session: self.session, n: state.writer.next_segment - 1 })
+        };
+        for name in group {
+            let known = self.state().view.segments().get(name).cloned();
+            let Some(known) = known else { continue };
+            let numbers = match compaction.add_facts(&self.state().view, &known, &mut builder) {
+                Err(error) => return Ok(Err(error)),
+                Ok(numbers) => numbers,
+            };
+            let mut next = Some(0);
+            while let Some(slot) = next {
+                let (records, behind) = self.records_from(&known, slot).await?;
+                let state = self.state();
+                for record in records.iter() {
+                    let Some(number) = numbers.get(&record.pack) else { continue };
+                    let is_excluded =
+                        known.place(&record).is_some_and(|place| state.view.is_excluded(&place));
+                    if !is_excluded && let Err(error) = builder.push(*number, record.entry) {
+                        return Ok(Err(error));
+                    }
+                }
+                next = behind;
+            }
+        }
+        let drops = compaction.drops(&self.state().view, group);
+        for pack in drops {
+            builder.drop_pack(pack);
+        }
+        Ok(Ok(builder))
     }
 }
 
@@ -149,7 +183,7 @@ impl Compaction<'_> {
         let mut settled: Vec<_> = segments
             .iter()
             .filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()))
-            .map(|(name, known)| (known.segment.records().len(), *name, self.is_wasteful(view, known)))
+            .map(|(name, known)| (known.len(), *name, self.is_wasteful(view, known)))
             .collect();
         if segments.len() <= MOST_SEGMENTS {
             settled.retain(|(_, _, is_wasteful)| *is_wasteful);
@@ -169,14 +203,10 @@ impl Compaction<'_> {
         groups.into_iter().filter(is_worth).map(|(group, ..)| group).collect()
     }
 
+    /// Returns `true` if much of a segment is of no use. Its records are not read for that: packs have about as many each.
     fn is_wasteful(&self, view: &View, known: &Known) -> bool {
-        let records = known.segment.records();
-        let dead = records.iter().filter(|record| {
-            known
-                .place(record)
-                .is_some_and(|place| self.is_gone(view, place.pack) || view.is_excluded(&place))
-        });
-        dead.count() * 100 > records.len() * DEAD_PERCENT
+        let gone = known.numbers.iter().filter(|number| self.is_gone(view, **number)).count();
+        gone * 100 > known.numbers.len() * DEAD_PERCENT
     }
 
     /// Returns `true` if every view knows that a pack was dropped.
@@ -184,44 +214,30 @@ impl Compaction<'_> {
         view.pack(number).is_some_and(|pack| pack.is_dropped && (self.is_settled)(pack.dropped_at))
     }
 
-    fn merged(
+    /// Adds what a segment says apart from its records. Returns the numbers of its packs, by those in its table.
+    fn add_facts(
         &self,
         view: &View,
-        group: &Group,
-        name: SegmentName,
-    ) -> Result<SegmentBuilder, SegmentWriteError> {
-        let mut builder = SegmentBuilder::new(name);
-        for replaced in group {
-            builder.replace(*replaced);
-            let Some(known) = view.segments().get(replaced) else { continue };
-            let mut numbers = HashMap::new();
-            for (number, pack) in (0..).zip(known.segment.head().packs()) {
-                let is_gone = view.known(pack.name).is_some_and(|number| self.is_gone(view, number));
-                if !is_gone {
-                    numbers.insert(number, builder.add_pack(pack)?);
-                }
-            }
-            for record in known.segment.records().iter() {
-                let Some(number) = numbers.get(&record.pack) else { continue };
-                let is_excluded = known.place(&record).is_some_and(|place| view.is_excluded(&place));
-                if !is_excluded {
-                    builder.push(*number, record.entry)?;
-                }
-            }
-            for exclusion in known.segment.head().exclusions() {
-                let is_gone = view.known(exclusion.pack).is_some_and(|number| self.is_gone(view, number));
-                if !is_gone {
-                    builder.exclude(exclusion)?;
-                }
-            }
-            for earlier in known.segment.head().replaced().filter(|name| self.times.contains_key(name)) {
-                builder.replace(earlier);
+        known: &Known,
+        builder: &mut SegmentBuilder,
+    ) -> Result<HashMap<u32, PackNumber>, SegmentWriteError> {
+        builder.replace(known.name());
+        let mut numbers = HashMap::new();
+        for (in_table, number) in (0..).zip(known.numbers.iter()) {
+            let pack = view.segment_pack(*number).filter(|_| !self.is_gone(view, *number));
+            if let Some(pack) = pack {
+                numbers.insert(in_table, builder.add_pack(pack)?);
             }
         }
-        for pack in self.drops(view, group) {
-            builder.drop_pack(pack);
+        for exclusion in &known.facts.exclusions {
+            let is_gone = view.known(exclusion.pack).is_some_and(|number| self.is_gone(view, number));
+            if !is_gone {
+                builder.exclude(*exclusion)?;
+            }
         }
-        Ok(builder)
+        let replaced = known.facts.replaced.iter().filter(|name| self.times.contains_key(name));
+        replaced.for_each(|earlier| builder.replace(*earlier));
+        Ok(numbers)
     }
 
     /// The drops in a group that are still of use.
@@ -230,21 +246,21 @@ impl Compaction<'_> {
             .segments()
             .iter()
             .filter(|(name, _)| !group.contains(name))
-            .flat_map(|(_, known)| known.segment.head().packs().map(|pack| pack.name))
+            .flat_map(|(_, known)| known.numbers.iter().filter_map(|number| Some(view.pack(*number)?.name)))
             .collect();
         let is_of_use = |name: &PackName| {
             let is_gone = view.known(*name).is_some_and(|number| self.is_gone(view, number));
             !is_gone || self.listed.contains(name) || named.contains(name)
         };
         let segments = group.iter().filter_map(|name| view.segments().get(name));
-        segments.flat_map(|known| known.segment.head().dropped()).filter(is_of_use).collect()
+        segments.flat_map(|known| known.facts.dropped.iter().copied()).filter(is_of_use).collect()
     }
 
     /// Replaced segments that may be deleted.
     fn replaced(&self, view: &View) -> Vec<SegmentName> {
         let merged =
             view.segments().iter().filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()));
-        let replaced = merged.flat_map(|(_, known)| known.segment.head().replaced());
+        let replaced = merged.flat_map(|(_, known)| known.facts.replaced.iter().copied());
         replaced.filter(|name| self.times.contains_key(name)).collect()
     }
 }

@@ -31,7 +31,7 @@ impl Housekeeping for PackedBackend {
             (Some(from), Some(Copy { digest, quarantined: Some(number) }))
                 if from.quarantined.is_none() && from.digest == digest =>
             {
-                self.packs.quarantine(from, number, &mode)
+                self.packs.quarantine(from, number, &mode).await
             }
             _ => {
                 let object = self.get(from, u64::MAX).await?;
@@ -87,8 +87,8 @@ impl Housekeeping for PackedBackend {
 
 impl Packs {
     /// Makes the copies of a chunk quarantined ones: the first under this number.
-    fn quarantine(self: &Arc<Self>, chunk: Copy, number: u8, mode: &PutMode) -> Result<Version> {
-        let mut state = self.state();
+    async fn quarantine(self: &Arc<Self>, chunk: Copy, number: u8, mode: &PutMode) -> Result<Version> {
+        let mut state = self.state_of(&chunk.digest).await?;
         let places = state.view.places(&chunk.digest);
         let Some(first) = places.first().copied() else {
             return Err(Error::new(ErrorKind::NotFound, "copy").on(chunk.key()));

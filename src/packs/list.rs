@@ -12,10 +12,14 @@ use crate::backend::{Cursor, ListEntry, ListPage, ListQuery, Pager};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::name::PackName;
+use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::records::SlotRecords;
 use crate::format::layout::{Key, Prefix};
-use crate::packs::Packs;
+use crate::packs::known::{Known, SlotRun};
 use crate::packs::lookup::Copy;
-use crate::packs::view::{Known, Place, View};
+use crate::packs::place::Place;
+use crate::packs::view::View;
+use crate::packs::{Packs, State};
 
 /// Number of chunks on a page.
 const PAGE_ENTRIES: usize = 10_000;
@@ -122,7 +126,7 @@ impl Packs {
         query: &ListQuery,
         cursor: Option<&Cursor>,
     ) -> Result<ListPage> {
-        if let Some(page) = self.page_of_one(query) {
+        if let Some(page) = self.page_of_one(query).await? {
             return Ok(page);
         }
         let begun = match cursor {
@@ -133,7 +137,7 @@ impl Packs {
         let listing = self.listing_of(cursor).await?;
         let (number, after) = split(cursor)?;
         let after = (!after.is_empty()).then(|| after.parse().map_err(|_| unknown(cursor))).transpose()?;
-        let (copies, limit) = self.page(query, after.as_ref(), &listing);
+        let (copies, limit) = self.page(query, after.as_ref(), &listing).await?;
         // Behind all copies of the last digest that was looked at, whether the page shows one or not.
         let next = limit.map(|limit| Cursor::new(format!("{number}:{}", Key::Quarantined(limit, LAST_COPY))));
         let is_last = next.is_none();
@@ -150,16 +154,19 @@ impl Packs {
     }
 
     /// The copies of one chunk, for a query that covers no other. It needs no listing.
-    fn page_of_one(&self, query: &ListQuery) -> Option<ListPage> {
-        let (after, until) = (Copy::of(query.after.as_ref()?)?, Copy::of(query.until.as_ref()?)?);
-        if after.digest != until.digest {
-            return None;
-        }
+    async fn page_of_one(self: &Arc<Self>, query: &ListQuery) -> Result<Option<ListPage>> {
+        let bound = |key: &Option<Key>| key.as_ref().and_then(Copy::of);
+        let bounds = bound(&query.after).zip(bound(&query.until));
+        let Some((after, _)) = bounds.filter(|(after, until)| after.digest == until.digest) else {
+            return Ok(None);
+        };
         let copies = (0..=LAST_COPY).map(|number| Copy { digest: after.digest, quarantined: Some(number) });
         let copies = [Copy { digest: after.digest, quarantined: None }].into_iter().chain(copies);
-        let shown = copies.filter(|copy| query.covers(&copy.key().path()));
-        let entries = shown.filter_map(|copy| self.known_copy(copy)).map(ListEntry::Object);
-        Some(ListPage::new(entries.collect(), None))
+        let mut entries = Vec::new();
+        for copy in copies.filter(|copy| query.covers(&copy.key().path())) {
+            entries.extend(self.known_copy(copy).await?.map(ListEntry::Object));
+        }
+        Ok(Some(ListPage::new(entries, None)))
     }
 
     /// The listing of packs that a cursor names.
@@ -174,22 +181,16 @@ impl Packs {
     }
 
     /// The copies of a page in order, and the last digest that was looked at if it is not the last page.
-    pub(super) fn page(
-        &self,
+    pub(super) async fn page(
+        self: &Arc<Self>,
         query: &ListQuery,
         after: Option<&Key>,
         listing: &PackListing,
-    ) -> (Vec<(Copy, Place)>, Option<Digest>) {
+    ) -> Result<(Vec<(Copy, Place)>, Option<Digest>)> {
         let after = after.into_iter().chain(&query.after).max();
-        let state = self.state();
         let first = after.and_then(Copy::of).map(|copy| copy.digest);
         let until = query.until.as_ref().and_then(Copy::of).map(|copy| copy.digest);
-        let mut found = Candidates { first, found: Vec::new(), limit: None, until };
-        found.add_recent(&state.view);
-        let all = state.view.segments().values().map(|known| known.segment.records().len()).sum();
-        for known in state.view.segments().values() {
-            found.add_segment(known, share(known.segment.records().len(), all));
-        }
+        let (state, found) = self.candidates(first, until).await?;
         let Candidates { mut found, limit, .. } = found;
         found.sort_by_key(|(digest, _)| *digest);
         let mut page = Vec::with_capacity(found.len());
@@ -227,7 +228,38 @@ impl Packs {
                 page.extend(covers(&copy).then_some((copy, place)));
             }
         }
-        (page, limit)
+        Ok((page, limit))
+    }
+
+    /// The copies of the next chunks, and the state in which they are so.
+    async fn candidates(
+        self: &Arc<Self>,
+        first: Option<Digest>,
+        until: Option<Digest>,
+    ) -> Result<(MutexGuard<'_, State>, Candidates)> {
+        loop {
+            let reads: Vec<_> = {
+                let state = self.state();
+                let all = state.view.records();
+                let segments = state.view.segments().values();
+                segments.filter_map(|known| known.run_from(first.as_ref(), share(known.len(), all))).collect()
+            };
+            let Some(runs) = self.read_runs(reads).await? else {
+                // A listing without the chunks that a damaged segment names would not be one.
+                self.check_segments()?;
+                continue;
+            };
+            let runs: HashMap<_, _> = runs.into_iter().map(|run| (run.read.name, run)).collect();
+            let mut found = Candidates { first, found: Vec::new(), limit: None, until };
+            let state = self.state();
+            found.add_recent(&state.view);
+            let all = state.view.records();
+            // A segment may be new since.
+            let mut segments = state.view.segments().values();
+            if segments.all(|known| found.add_segment(known, share(known.len(), all), &runs)) {
+                return Ok((state, found));
+            }
+        }
     }
 
     fn listings(&self) -> MutexGuard<'_, Listings> {
@@ -267,27 +299,38 @@ impl Candidates {
         self.found.extend(bad.map(|digest| (digest, None)));
     }
 
-    /// Adds the copies of the next chunks in a segment, of so many.
-    fn add_segment(&mut self, known: &Known, most: usize) {
-        let records = known.segment.records();
+    /// Adds the copies of the next chunks in a segment, of so many. Returns `false` if its records were not read.
+    fn add_segment(&mut self, known: &Known, most: usize, runs: &HashMap<SegmentName, SlotRun>) -> bool {
+        let run = runs.get(&known.name());
+        let Some(records) = known.records().or(run.map(|run| &run.records)) else { return false };
+        let last = self.add_records(known, most, records);
+        if known.records().is_none() && run.is_some_and(|run| run.read.next_slot().is_some()) {
+            self.limit = self.limit.into_iter().chain(last).min();
+        }
+        true
+    }
+
+    /// Adds the copies of so many chunks. Returns the last digest.
+    fn add_records(&mut self, known: &Known, most: usize, records: &SlotRecords) -> Option<Digest> {
         let begin = self.first.map_or(0, |first| records.position(&first));
         let mut digests = 0;
         let mut last = None;
         for record in (begin..records.len()).filter_map(|at| records.get(at)) {
             let digest = record.entry.digest;
             if self.until.is_some_and(|until| digest > until) {
-                return;
+                return None;
             }
             if last != Some(digest) {
                 if digests == most {
                     self.limit = self.limit.into_iter().chain(last).min();
-                    return;
+                    return last;
                 }
                 digests += 1;
                 last = Some(digest);
             }
             self.found.extend(known.place(&record).map(|place| (digest, Some(place))));
         }
+        last
     }
 }
 

@@ -13,8 +13,9 @@ use crate::format::blob::Blob;
 use crate::format::larder::pack::name::PackName;
 use crate::format::layout::Key;
 use crate::packs::Packs;
+use crate::packs::place::Place;
 use crate::packs::put::version_of;
-use crate::packs::view::{Contents, Place, View};
+use crate::packs::view::{Contents, View};
 
 /// A chunk, or a quarantined copy of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +74,9 @@ impl Packs {
     }
 
     /// The description of a copy whose pack exists, as far as is known.
-    async fn certain_copy(&self, copy: Copy) -> Result<Option<ObjectInfo>> {
+    async fn certain_copy(self: &Arc<Self>, copy: Copy) -> Result<Option<ObjectInfo>> {
         let candidates: Vec<_> = {
-            let state = self.state();
+            let state = self.state_of(&copy.digest).await?;
             let places = copy.places(&state.view).into_iter();
             let found = places.filter_map(|place| {
                 let pack = state.view.pack(place.pack)?;
@@ -116,38 +117,39 @@ impl Packs {
     }
 
     /// The description of a copy that the view has.
-    pub(super) fn known_copy(&self, copy: Copy) -> Option<ObjectInfo> {
-        let state = self.state();
-        let place = copy.places(&state.view).first().copied()?;
-        Some(self.info_of(&state.view, copy, &place))
+    pub(super) async fn known_copy(self: &Arc<Self>, copy: Copy) -> Result<Option<ObjectInfo>> {
+        let state = self.state_of(&copy.digest).await?;
+        let place = copy.places(&state.view).first().copied();
+        Ok(place.map(|place| self.info_of(&state.view, copy, &place)))
     }
 
     /// As [`known_copy`](Self::known_copy), for a writer.
     pub(super) async fn touch_copy(self: &Arc<Self>, copy: Copy) -> Result<Touched> {
         if copy.quarantined.is_some() {
-            return Ok(self.known_copy(copy).map_or(Touched::Absent, Touched::Present));
+            return Ok(self.known_copy(copy).await?.map_or(Touched::Absent, Touched::Present));
         }
-        if let Some(info) = self.reliable_copy(copy) {
+        if let Some(info) = self.reliable_copy(copy).await? {
             return Ok(Touched::Present(info));
         }
         // The collector of another handle may have moved it to another pack.
-        if self.state().view.is_dropped_elsewhere(&copy.digest) {
+        let is_dropped = self.state_of(&copy.digest).await?.view.is_dropped_elsewhere(&copy.digest);
+        if is_dropped {
             self.catch_up().await?;
         }
         // A listing may lag, and absence is certain (H13).
-        let unlisted = self.state().view.unlisted_places(&copy.digest);
+        let unlisted = self.state_of(&copy.digest).await?.view.unlisted_places(&copy.digest);
         for (place, name) in unlisted {
             if self.has_pack(&place, name).await? {
                 break;
             }
         }
-        Ok(self.reliable_copy(copy).map_or(Touched::Absent, Touched::Present))
+        Ok(self.reliable_copy(copy).await?.map_or(Touched::Absent, Touched::Present))
     }
 
-    fn reliable_copy(&self, copy: Copy) -> Option<ObjectInfo> {
-        let state = self.state();
-        let place = state.view.reliable_places(&copy.digest).first().copied()?;
-        Some(self.info_of(&state.view, copy, &place))
+    async fn reliable_copy(self: &Arc<Self>, copy: Copy) -> Result<Option<ObjectInfo>> {
+        let state = self.state_of(&copy.digest).await?;
+        let place = state.view.reliable_places(&copy.digest).first().copied();
+        Ok(place.map(|place| self.info_of(&state.view, copy, &place)))
     }
 
     pub(super) fn info_of(&self, view: &View, copy: Copy, place: &Place) -> ObjectInfo {
@@ -162,7 +164,7 @@ impl Packs {
         let mut is_fresh = false;
         loop {
             let (places, infos): (Vec<_>, Vec<_>) = {
-                let state = self.state();
+                let state = self.state_of(&copy.digest).await?;
                 let places = copy.readable_places(&state.view);
                 let infos = places.iter().map(|place| self.info_of(&state.view, copy, place)).collect();
                 (places, infos)

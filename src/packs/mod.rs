@@ -44,6 +44,12 @@
 //! Segments that a listing does not show any more are forgotten: a merged one replaced them, and may have dropped packs since. A forgotten
 //! copy costs a request or a second copy, never a chunk.
 //!
+//! # Memory
+//! A view has what segments say apart from their records. Records of small segments are in memory too. Once all take more than
+//! the option `index_bytes` says, those of the largest segments are read by range, from a local copy if there is local
+//! state: a look-up reads one slot of each ([`slots`]), a listing reads one run of slots after the other. Opening then reads only the heads
+//! of large segments, and none that a merged one replaces.
+//!
 //! # Damage
 //! | object | effect |
 //! |---|---|
@@ -51,7 +57,7 @@
 //! | a pack has other bytes | the readers of its chunks find that, as in a loose store |
 //! | the directory of a pack is damaged | none, unless no segment names the pack: then a collection reads all of it to adopt it ([`salvage`]) |
 //! | a segment is missing | its packs are orphans, which a collection adopts; until then their chunks count as missing |
-//! | a segment is damaged | chunks that only it names count as missing, and no collection runs until the index is rebuilt |
+//! | a segment is damaged | chunks that only it names count as missing, and no collection runs until the index is rebuilt; if it is read by range, once a read shows it |
 //!
 //! # Names
 //! Namespaces, groups and snapshots have [enclosed](Key::Enclosed) keys below. A PBS that adopts the bucket finds an empty store.
@@ -61,9 +67,12 @@ mod compact;
 mod coordination;
 mod enclosed;
 mod housekeeping;
+mod known;
 mod list;
+mod local;
 mod lookup;
 mod options;
+mod place;
 mod put;
 pub(crate) mod read;
 pub(crate) mod rebuild;
@@ -73,6 +82,7 @@ mod registry;
 mod retirement;
 mod salvage;
 mod send;
+mod slots;
 pub(crate) mod survey;
 mod usage;
 mod view;
@@ -86,6 +96,7 @@ use crate::backend::{Backend, Capabilities};
 use crate::buffers::Buffers;
 use crate::error::Result;
 use crate::format::larder::pack::name::SessionId;
+use crate::local::segments::SegmentFiles;
 use crate::rt::Runtime;
 use crate::rt::semaphore::Semaphore;
 
@@ -93,6 +104,7 @@ pub use options::PackOptions;
 pub use usage::PackUsage;
 
 use coordination::Tenure;
+use known::IndexMemory;
 use list::Listings;
 use put::{SLACK_BYTES, Writer};
 use read::ReadQueue;
@@ -101,6 +113,19 @@ use view::View;
 
 /// Number of chunks to transfer at the same time where coalesced reads need many waiting ones.
 const IN_FLIGHT: usize = 2048;
+
+/// Limits of a handle, and its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of records in memory, beyond which those of large segments are read by range.
+    pub(crate) index_bytes: usize,
+    /// Files for copies of large segments.
+    pub(crate) local: Option<Arc<SegmentFiles>>,
+    /// Bytes of packs in memory.
+    pub(crate) memory_bytes: usize,
+    /// Size at which a pack is closed.
+    pub(crate) target_bytes: usize,
+}
 
 /// A [`Backend`] with packs above a backend without.
 #[derive(Clone)]
@@ -116,8 +141,11 @@ struct Packs {
     flushing: AsyncMutex<()>,
     /// All handles of the store in this process.
     handles: Arc<Handles>,
+    index: IndexMemory,
     inner: Arc<dyn Backend>,
     listings: Mutex<Listings>,
+    /// Copies of large segments.
+    local: Option<Arc<SegmentFiles>>,
     /// Bytes of packs in memory.
     memory: Arc<Semaphore>,
     /// Maximum bytes of packs in memory.
@@ -142,16 +170,12 @@ struct State {
 }
 
 impl PackedBackend {
-    /// The packs of the store with this identity. `memory_bytes` bounds the packs in memory.
+    /// The packs of the store with this identity.
     ///
     /// # Errors
     /// Any failure to read the segments.
-    pub(crate) async fn open(
-        inner: Arc<dyn Backend>,
-        uuid: &str,
-        target_bytes: usize,
-        memory_bytes: usize,
-    ) -> Result<Self> {
+    pub(crate) async fn open(inner: Arc<dyn Backend>, uuid: &str, limits: Limits) -> Result<Self> {
+        let Limits { index_bytes, local, memory_bytes, target_bytes } = limits;
         let below = inner.capabilities();
         let capabilities = Capabilities {
             certain_presence: false,
@@ -174,8 +198,10 @@ impl PackedBackend {
             capabilities,
             flushing: AsyncMutex::default(),
             handles,
+            index: IndexMemory { bytes: index_bytes },
             inner,
             listings: Mutex::default(),
+            local,
             memory_bytes,
             memory: Semaphore::new(memory_bytes + 2 * SLACK_BYTES),
             reads: Mutex::default(),

@@ -17,7 +17,8 @@ use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, blob_length};
 use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::Key;
-use crate::packs::view::{Contents, Place, View};
+use crate::packs::place::Place;
+use crate::packs::view::{Contents, View};
 use crate::packs::{Packs, State};
 use crate::rt::semaphore::Permit;
 
@@ -182,7 +183,7 @@ impl Packs {
     ) -> Result<Version> {
         let permit = self.room(blob.len()).await?;
         let (version, closed) = {
-            let mut state = self.state();
+            let mut state = self.state_of(&digest).await?;
             if let Some(failed) = &state.writer.failed {
                 return Err(failed.clone());
             }
@@ -297,6 +298,7 @@ mod tests {
     use crate::backend::fault::{Action, FaultBackend, Rule};
     use crate::backend::record::Method;
     use crate::backend::{Backend, MemoryBackend};
+    use crate::packs::Limits;
     use crate::packs::PackedBackend;
     use crate::packs::tests::names_of_packs;
     use crate::rt::{Runtime as _, SimRuntime};
@@ -306,6 +308,8 @@ mod tests {
     const TARGET: usize = 512 * KIB;
     /// A pack that is stored beside two that are filled.
     const MEMORY: usize = 3 * TARGET;
+    const LIMITS: Limits =
+        Limits { index_bytes: 1 << 20, local: None, memory_bytes: MEMORY, target_bytes: TARGET };
     /// Time for which a pack is being stored.
     const DELAY: Duration = Duration::from_secs(10);
 
@@ -319,7 +323,7 @@ mod tests {
     async fn scene(sim: &SimRuntime, uuid: &str) -> Scene {
         let faults = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::new(sim.clone())))));
         let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-        let packed = PackedBackend::open(Arc::clone(&below), uuid, TARGET, MEMORY).await.unwrap();
+        let packed = PackedBackend::open(Arc::clone(&below), uuid, LIMITS).await.unwrap();
         faults.add(Rule::on(Method::Put, Action::Delay(DELAY)).keys(is_pack));
         Scene { below, faults, packed }
     }
@@ -452,7 +456,7 @@ mod tests {
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::AlreadyExists);
             packed.barrier().await.unwrap();
             assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
-            let other = PackedBackend::open(below, "both classes, elsewhere", TARGET, MEMORY).await.unwrap();
+            let other = PackedBackend::open(below, "both classes, elsewhere", LIMITS).await.unwrap();
             let state = other.packs.state();
             for number in 0..40_usize {
                 let place = state.view.places(&Digest::of(&number.to_le_bytes()))[0];
@@ -492,7 +496,7 @@ mod tests {
             packed.barrier().await.unwrap();
             assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
             put(&packed, 1000, 100).await.unwrap();
-            let other = PackedBackend::open(below, "storing fails, elsewhere", TARGET, MEMORY).await.unwrap();
+            let other = PackedBackend::open(below, "storing fails, elsewhere", LIMITS).await.unwrap();
             assert!(accepted.len() > 5);
             for number in accepted {
                 other.get(&chunk(number), u64::MAX).await.unwrap();

@@ -19,7 +19,7 @@ use crate::format::larder::pack::name::PackName;
 use crate::format::layout::Key;
 use crate::packs::Packs;
 use crate::packs::lookup::beyond_end;
-use crate::packs::view::Place;
+use crate::packs::place::Place;
 
 /// Maximum bytes of a request: half a pack of the default size, also if headers make it a little longer.
 pub(crate) const SPAN_BYTES: u64 = (16 << 20) + (64 << 10);
@@ -299,6 +299,7 @@ mod tests {
     use crate::backend::{Backend, MemoryBackend, PutMode};
     use crate::format::Digest;
     use crate::format::larder::pack::name::SessionId;
+    use crate::packs::Limits;
     use crate::packs::PackedBackend;
     use crate::rt::{BlockingJob, Connection, Runtime, SimRuntime, ThreadRuntime};
 
@@ -435,7 +436,9 @@ mod tests {
 
     /// A pack of ten chunks of a thousand bytes each, and their places.
     async fn ten_chunks(below: &Arc<dyn Backend>) -> (PackedBackend, PackName, Vec<Place>) {
-        let packed = PackedBackend::open(Arc::clone(below), "read queue", 8 << 20, 32 << 20).await.unwrap();
+        let limits =
+            Limits { index_bytes: 1 << 20, local: None, memory_bytes: 32 << 20, target_bytes: 8 << 20 };
+        let packed = PackedBackend::open(Arc::clone(below), "read queue", limits).await.unwrap();
         let digest = |n: u8| Digest::of(&[n]);
         for n in 0..10 {
             let blob = Bytes::from(vec![n; 1000]);

@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use crate::backend::Removal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::segment::head::SegmentHead;
 use crate::format::layout::Key;
 use crate::packs::PackedBackend;
 use crate::packs::salvage::Salvaged;
@@ -66,9 +65,12 @@ impl PackedBackend {
         {
             let running = packs.unrecorded();
             let state = packs.state();
-            let heads = || state.view.segments().values().map(|known| known.segment.head());
-            let dropped: HashSet<_> = heads().flat_map(SegmentHead::dropped).collect();
-            let named: HashSet<_> = heads().flat_map(|head| head.packs().map(|pack| pack.name)).collect();
+            let segments = || state.view.segments().values();
+            let dropped: HashSet<_> =
+                segments().flat_map(|known| known.facts.dropped.iter().copied()).collect();
+            let numbers = segments().flat_map(|known| known.numbers.iter());
+            let named: HashSet<_> =
+                numbers.filter_map(|number| Some(state.view.pack(*number)?.name)).collect();
             damage.damaged = state.view.unreadable().map(str::to_owned).collect();
             for (name, (bytes, _)) in &listing.packs {
                 damage.packs += 1;

@@ -20,7 +20,8 @@
 //! An *orphan* is a pack that no segment names, of a writer that ended without recording it. It is adopted: its directory is read, and
 //! its chunks are judged like all others. Without a valid directory, the whole pack is read for them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -33,9 +34,11 @@ use crate::format::larder::pack::directory::{PackDirectory, PackTail};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{PackClass, PackEntry};
 use crate::format::layout::Key;
+use crate::packs::known::Known;
 use crate::packs::list::PackListing;
+use crate::packs::place::Place;
 use crate::packs::salvage::{Salvaged, is_damage};
-use crate::packs::view::{PackInfo, Place, View};
+use crate::packs::view::{PackInfo, View};
 use crate::packs::{PackedBackend, Packs, State};
 
 /// Bytes of a pack that contain the directories of most packs.
@@ -86,7 +89,7 @@ impl PackedBackend {
     /// # Errors
     /// `Corrupt` then.
     pub(crate) fn check_segments(&self) -> Result<()> {
-        self.packs.state().view.damage().map_or(Ok(()), |damage| Err(damage.clone()))
+        self.packs.check_segments()
     }
 
     /// Number of segments that the view has.
@@ -138,18 +141,38 @@ impl PackedBackend {
     }
 
     /// The copies in these packs that records name, bad and deleted ones apart.
-    pub(crate) fn copies_in(&self, names: &BTreeSet<PackName>) -> BTreeMap<PackName, Vec<PackCopy>> {
-        self.packs.state().view.copies_in(names)
+    ///
+    /// # Errors
+    /// Any failure to read the records.
+    pub(crate) async fn copies_in(
+        &self,
+        names: &BTreeSet<PackName>,
+    ) -> Result<BTreeMap<PackName, Vec<PackCopy>>> {
+        self.packs.copies_in(names).await
     }
 
     /// The copies of a chunk in packs other than these, which are about to vanish.
-    pub(crate) fn copies_outside(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
-        self.copies_among(digest, View::reliable_places, |name| !names.contains(name))
+    ///
+    /// # Errors
+    /// Any failure to read the records.
+    pub(crate) async fn copies_outside(
+        &self,
+        digest: &Digest,
+        names: &BTreeSet<PackName>,
+    ) -> Result<Vec<PackCopy>> {
+        self.copies_among(digest, View::reliable_places, |name| !names.contains(name)).await
     }
 
     /// The copies of a chunk in these packs, also retired ones.
-    pub(crate) fn copies_within(&self, digest: &Digest, names: &BTreeSet<PackName>) -> Vec<PackCopy> {
-        self.copies_among(digest, View::readable_places, |name| names.contains(name))
+    ///
+    /// # Errors
+    /// Any failure to read the records.
+    pub(crate) async fn copies_within(
+        &self,
+        digest: &Digest,
+        names: &BTreeSet<PackName>,
+    ) -> Result<Vec<PackCopy>> {
+        self.copies_among(digest, View::readable_places, |name| names.contains(name)).await
     }
 
     /// The copies in packs of these sizes by their directories, whatever segments say. Packs with a damaged directory are left out.
@@ -174,22 +197,25 @@ impl PackedBackend {
     }
 
     /// The packs with a copy of a chunk, whatever its state.
-    pub(crate) fn packs_of(&self, digest: &Digest) -> Vec<PackName> {
-        let state = self.packs.state();
+    ///
+    /// # Errors
+    /// Any failure to read the records.
+    pub(crate) async fn packs_of(&self, digest: &Digest) -> Result<Vec<PackName>> {
+        let state = self.packs.state_of(digest).await?;
         let places = state.view.all_places(digest);
-        places.iter().filter_map(|place| Some(state.view.pack(place.pack)?.name)).collect()
+        Ok(places.iter().filter_map(|place| Some(state.view.pack(place.pack)?.name)).collect())
     }
 
-    fn copies_among(
+    async fn copies_among(
         &self,
         digest: &Digest,
         places: impl Fn(&View, &Digest) -> Vec<Place>,
         is_wanted: impl Fn(&PackName) -> bool,
-    ) -> Vec<PackCopy> {
-        let state = self.packs.state();
+    ) -> Result<Vec<PackCopy>> {
+        let state = self.packs.state_of(digest).await?;
         let mut places = places(&state.view, digest);
         places.retain(|place| state.view.pack(place.pack).is_some_and(|pack| is_wanted(&pack.name)));
-        places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect()
+        Ok(places.into_iter().map(|place| PackCopy { digest: *digest, place }).collect())
     }
 
     /// The packs among these with a quarantined copy of a chunk, and the chunk.
@@ -275,6 +301,43 @@ impl Drop for PendingDrops<'_> {
 }
 
 impl Packs {
+    pub(super) fn check_segments(&self) -> Result<()> {
+        self.state().view.damage().map_or(Ok(()), |damage| Err(damage.clone()))
+    }
+
+    async fn copies_in(
+        self: &Arc<Self>,
+        names: &BTreeSet<PackName>,
+    ) -> Result<BTreeMap<PackName, Vec<PackCopy>>> {
+        let mut found = CopiesFound::default();
+        let segments: Vec<_> = {
+            let state = self.state();
+            found.wanted = names.iter().filter_map(|name| Some((state.view.known(*name)?, *name))).collect();
+            for (digest, places) in state.view.recent() {
+                for place in places {
+                    found.add(&state.view, *digest, *place);
+                }
+            }
+            let segments = state.view.segments().values();
+            let is_wanted = |known: &&Known| known.numbers.iter().any(|pack| found.wanted.contains_key(pack));
+            segments.filter(is_wanted).cloned().collect()
+        };
+        for known in segments {
+            let mut next = Some(0);
+            while let Some(slot) = next {
+                let (records, behind) = self.records_from(&known, slot).await?;
+                let state = self.state();
+                for record in records.iter() {
+                    if let Some(place) = known.place(&record) {
+                        found.add(&state.view, record.entry.digest, place);
+                    }
+                }
+                next = behind;
+            }
+        }
+        Ok(found.sorted())
+    }
+
     /// Packs that a writer of this process has yet to store or record.
     pub(super) fn unrecorded(&self) -> HashSet<PackName> {
         self.handles.all().iter().flat_map(|handle| handle.state().unrecorded()).collect()
@@ -366,37 +429,29 @@ impl State {
     }
 }
 
-impl View {
-    fn copies_in(&self, names: &BTreeSet<PackName>) -> BTreeMap<PackName, Vec<PackCopy>> {
-        let wanted: BTreeMap<u32, PackName> =
-            names.iter().filter_map(|name| Some((self.known(*name)?, *name))).collect();
-        let mut found: BTreeMap<PackName, Vec<PackCopy>> = BTreeMap::new();
-        let mut add = |digest: Digest, place: Place| {
-            if let Some(name) = wanted.get(&place.pack)
-                && self.counts(&place)
-            {
-                found.entry(*name).or_default().push(PackCopy { digest, place });
-            }
-        };
-        for (digest, places) in self.recent() {
-            for place in places {
-                add(*digest, *place);
-            }
+/// The copies of some packs.
+#[derive(Debug, Default)]
+struct CopiesFound {
+    found: BTreeMap<PackName, Vec<PackCopy>>,
+    wanted: HashMap<u32, PackName>,
+}
+
+impl CopiesFound {
+    /// Adds a copy if it counts, and is in one of the packs.
+    fn add(&mut self, view: &View, digest: Digest, place: Place) {
+        if let Some(name) = self.wanted.get(&place.pack)
+            && view.counts(&place)
+        {
+            self.found.entry(*name).or_default().push(PackCopy { digest, place });
         }
-        for known in self.segments().values() {
-            if !known.numbers.iter().any(|number| wanted.contains_key(number)) {
-                continue;
-            }
-            for record in known.segment.records().iter() {
-                if let Some(place) = known.place(&record) {
-                    add(record.entry.digest, place);
-                }
-            }
-        }
-        for copies in found.values_mut() {
+    }
+
+    /// The copies of each pack in order, each once.
+    fn sorted(mut self) -> BTreeMap<PackName, Vec<PackCopy>> {
+        for copies in self.found.values_mut() {
             copies.sort_unstable_by_key(|copy| (copy.place.offset, copy.digest));
             copies.dedup();
         }
-        found
+        self.found
     }
 }

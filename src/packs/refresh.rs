@@ -1,20 +1,27 @@
 //! Reading the segments.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::{ListEntry, ListQuery, ObjectInfo, list_all};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::blob::DecodeError;
+use crate::format::larder::segment::head::{HeadPart, SegmentHead};
 use crate::format::larder::segment::name::SegmentName;
+use crate::format::larder::segment::records::SlotRecords;
 use crate::format::larder::segment::{MAX_SEGMENT_BYTES, Segment};
 use crate::format::layout::{Key, Prefix};
 use crate::packs::Packs;
+use crate::packs::view::View;
 
 /// A listing of all segments.
 pub(super) struct SegmentListing {
+    /// The sizes of their objects.
+    sizes: BTreeMap<SegmentName, u64>,
     /// With the times of their puts.
     pub(super) times: BTreeMap<SegmentName, SystemTime>,
     /// Entries in the place of a segment that are no objects, by path.
@@ -26,11 +33,32 @@ enum ReadSegment {
     Damaged(String, Error),
     /// It was deleted since it was listed.
     Gone,
-    Good(Segment),
+    /// Without records if they are read by range.
+    Good(SegmentHead, Option<SlotRecords>),
+    /// Another segment replaced it.
+    Replaced,
+}
+
+/// Segments that were read.
+#[derive(Default)]
+struct Refreshed {
+    read: Vec<(SegmentHead, Option<SlotRecords>)>,
+    /// Damaged ones, by path.
+    unreadable: BTreeMap<String, Error>,
+}
+
+/// A segment to read.
+struct Wanted {
+    is_by_range: bool,
+    name: SegmentName,
+    /// Bytes of the object, if a listing shows it.
+    size: Option<u64>,
 }
 
 /// Number of segments read at the same time.
 const READS_IN_FLIGHT: usize = 8;
+/// Bytes at the start of a segment that contain the heads of most.
+const HEAD_BYTES: u64 = 256 << 10;
 
 impl Packs {
     /// Reads the view again, unless this process alone may have changed the store since it was read. Returns `true` if it was read.
@@ -87,52 +115,67 @@ impl Packs {
         let begun = self.tenure_now();
         // One that is stored from now on may be missing in the listing.
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
-        let SegmentListing { times, mut unreadable } = self.list_segments().await?;
+        let listing = self.list_segments().await?;
         let lags = !self.inner.capabilities().consistent_listing;
         let stored = if lags { self.handles.stored(self.runtime().monotonic()) } else { BTreeSet::new() };
-        let unknown: Vec<_> = {
-            let state = self.state();
-            let known = state.view.segments();
-            let all = times.keys().chain(stored.iter().filter(|name| !times.contains_key(name)));
-            all.filter(|name| !known.contains_key(name)).copied().collect()
-        };
-        let reads =
-            stream::iter(unknown).map(|name| self.read_segment(name)).buffer_unordered(READS_IN_FLIGHT);
-        let mut read = Vec::new();
-        for segment in reads.try_collect::<Vec<_>>().await? {
-            match segment {
-                ReadSegment::Damaged(path, error) => drop(unreadable.insert(path, error)),
-                ReadSegment::Gone => {}
-                ReadSegment::Good(segment) => read.push(segment),
-            }
-        }
+        let Refreshed { mut unreadable, read } = self.read_unknown(&listing, &stored).await?;
+        unreadable.extend(listing.unreadable);
         // A damaged one may be what said that packs were dropped. Writers rely on none that is gone.
         let before_listing = self.stored_packs();
         let packs = if unreadable.is_empty() { None } else { Some(self.list_packs().await?) };
-        let mut state = self.state();
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
         let keeps_own = lags && self.was_exclusive();
-        let gone: Vec<_> = before
-            .iter()
-            .filter(|name| !(times.contains_key(name) || keeps_own && stored.contains(name)))
-            .copied()
-            .collect();
-        for segment in read {
-            let stored = times.get(&segment.head().name()).copied();
-            state.view.add_segment(segment, stored);
+        let is_there =
+            |name: &SegmentName| listing.times.contains_key(name) || keeps_own && stored.contains(name);
+        {
+            let mut state = self.state();
+            for (head, records) in read {
+                let stored = listing.times.get(&head.name()).copied();
+                state.view.add_segment(&head, records, stored);
+            }
+            let gone = before.iter().filter(|name| !is_there(name)).copied();
+            let gone: Vec<_> = gone.chain(state.view.replaced()).collect();
+            for name in gone {
+                state.view.remove_segment(&name);
+            }
+            state.view.shrink(self.index);
+            state.view.set_unreadable(unreadable);
         }
-        let replaced: Vec<_> =
-            state.view.segments().values().flat_map(|known| known.segment.head().replaced()).collect();
-        for name in gone.iter().chain(&replaced) {
-            state.view.remove_segment(name);
-        }
-        state.view.set_unreadable(unreadable);
-        drop(state);
         if let Some(packs) = packs {
             self.note_listing(&before_listing, &packs);
         }
+        self.keep_local(&listing.sizes).await;
         self.note_refreshed(begun);
         Ok(())
+    }
+
+    /// Reads the segments that the view does not have.
+    async fn read_unknown(
+        &self,
+        listing: &SegmentListing,
+        stored: &BTreeSet<SegmentName>,
+    ) -> Result<Refreshed> {
+        let (wanted, replaced) = {
+            let state = self.state();
+            let (known, replaced) = (state.view.segments(), state.view.replaced().collect::<HashSet<_>>());
+            let listed = listing.sizes.keys();
+            let all = listed.chain(stored.iter().filter(|name| !listing.sizes.contains_key(name)));
+            let unknown = all.filter(|name| !known.contains_key(name) && !replaced.contains(name));
+            let size = |name| listing.sizes.get(name).copied();
+            let wanted = unknown.map(|name| Wanted { is_by_range: false, name: *name, size: size(name) });
+            (self.choose(&state.view, wanted.collect()), Mutex::new(replaced))
+        };
+        let reads = stream::iter(wanted).map(|wanted| self.read_segment(wanted, &replaced));
+        let mut reads = reads.buffer_unordered(READS_IN_FLIGHT);
+        let mut refreshed = Refreshed::default();
+        while let Some(segment) = reads.try_next().await? {
+            match segment {
+                ReadSegment::Damaged(path, error) => drop(refreshed.unreadable.insert(path, error)),
+                ReadSegment::Gone | ReadSegment::Replaced => {}
+                ReadSegment::Good(head, records) => refreshed.read.push((head, records)),
+            }
+        }
+        Ok(refreshed)
     }
 
     /// All segments in the store.
@@ -141,11 +184,13 @@ impl Packs {
     /// Any failure to list them.
     pub(super) async fn list_segments(&self) -> Result<SegmentListing> {
         let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
-        let mut listing = SegmentListing { times: BTreeMap::new(), unreadable: BTreeMap::new() };
+        let mut listing =
+            SegmentListing { sizes: BTreeMap::new(), times: BTreeMap::new(), unreadable: BTreeMap::new() };
         let mut foreign = Vec::new();
         for entry in entries {
             match entry {
-                ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, .. }) => {
+                ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, size, .. }) => {
+                    listing.sizes.insert(name, size);
                     listing.times.insert(name, last_used);
                 }
                 ListEntry::Foreign(path) => foreign.push(path),
@@ -159,24 +204,87 @@ impl Packs {
         Ok(listing)
     }
 
-    async fn read_segment(&self, name: SegmentName) -> Result<ReadSegment> {
-        let key = Key::Segment(name);
-        let object = match self.inner.get(&key, MAX_SEGMENT_BYTES).await {
+    /// Decides which segments are read by range, the largest ones, and puts those first that replace others.
+    fn choose(&self, view: &View, mut wanted: Vec<Wanted>) -> Vec<Wanted> {
+        let bytes = |wanted: &Wanted| usize::try_from(wanted.size.unwrap_or(0)).unwrap_or(usize::MAX);
+        // Merged segments are large, and those that they replace need not be read.
+        wanted.sort_by_key(|wanted| Reverse(bytes(wanted)));
+        let mut total = wanted.iter().map(bytes).fold(view.bytes_in_memory(), usize::saturating_add);
+        for segment in &mut wanted {
+            let bytes = bytes(segment);
+            segment.is_by_range = total > self.index.bytes && bytes >= self.index.smallest();
+            if segment.is_by_range {
+                total = total.saturating_sub(bytes);
+            }
+        }
+        wanted
+    }
+
+    async fn read_segment(
+        &self,
+        wanted: Wanted,
+        replaced: &Mutex<HashSet<SegmentName>>,
+    ) -> Result<ReadSegment> {
+        let Wanted { is_by_range, name, size } = wanted;
+        if replaced.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
+            return Ok(ReadSegment::Replaced);
+        }
+        let read = match size.filter(|_| is_by_range) {
+            Some(size) => self.read_head(name, size).await,
+            None => self.read_whole(name).await,
+        };
+        let (head, records) = match read {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReadSegment::Gone),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                return Ok(ReadSegment::Damaged(key.to_string(), error));
+                return Ok(ReadSegment::Damaged(Key::Segment(name).to_string(), error));
             }
-            object => object?,
+            read => read?,
         };
+        replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(head.replaced());
+        Ok(ReadSegment::Good(head, records))
+    }
+
+    async fn read_whole(&self, name: SegmentName) -> Result<(SegmentHead, Option<SlotRecords>)> {
+        let key = Key::Segment(name);
+        let object = self.inner.get(&key, MAX_SEGMENT_BYTES).await?;
         let parse = move || {
-            Ok(match Segment::parse(&name, &object.bytes) {
-                Ok(segment) => ReadSegment::Good(segment),
-                Err(error) => {
-                    let error = Error::new(ErrorKind::Corrupt, "read").on(&key).because(error);
-                    ReadSegment::Damaged(key.to_string(), error)
-                }
-            })
+            let segment = Segment::parse(&name, &object.bytes);
+            let damaged = |error| Error::new(ErrorKind::Corrupt, "read").on(&key).because(error);
+            let segment = segment.map_err(damaged)?;
+            Ok((segment.head().clone(), Some(segment.records().clone())))
         };
         self.runtime().run_blocking("read an index segment", parse).await
+    }
+
+    /// Reads the head of a segment of this size, from its local copy if that is good.
+    async fn read_head(&self, name: SegmentName, size: u64) -> Result<(SegmentHead, Option<SlotRecords>)> {
+        if self.has_local(&name, size).await {
+            if let Ok(head) = self.read_head_by(name, size, true).await {
+                return Ok((head, None));
+            }
+            self.forget_local(&name).await;
+        }
+        Ok((self.read_head_by(name, size, false).await?, None))
+    }
+
+    async fn read_head_by(&self, name: SegmentName, size: u64, is_local: bool) -> Result<SegmentHead> {
+        let damaged = |error| Error::new(ErrorKind::Corrupt, "read").on(Key::Segment(name)).because(error);
+        let mut want = HEAD_BYTES.min(size);
+        loop {
+            let prefix = if is_local {
+                let read = self.local_range(&name, 0..want).await;
+                read.ok_or_else(|| Error::new(ErrorKind::NotFound, "read").on(Key::Segment(name)))?
+            } else {
+                self.stored_range(&name, 0..want).await?
+            };
+            let parse = move || Ok(SegmentHead::parse(&name, size, &prefix));
+            match self.runtime().run_blocking("read the head of a segment", parse).await?.map_err(damaged)? {
+                HeadPart::Head(head) => return Ok(head),
+                HeadPart::Needs { prefix_bytes } if prefix_bytes > want && prefix_bytes <= size => {
+                    want = prefix_bytes;
+                }
+                HeadPart::Needs { .. } => return Err(damaged(DecodeError::Truncated { want, have: size })),
+            }
+        }
     }
 }

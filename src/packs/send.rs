@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentPack, SegmentWriteError};
+use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentWriteError};
 use crate::format::layout::Key;
 use crate::packs::view::Contents;
 use crate::packs::{Packs, State};
@@ -87,7 +87,7 @@ impl Packs {
         // Unknown if the clock cannot be read: dropped packs stay longer then.
         let stored = if drops.is_empty() { None } else { self.inner.clock().await.ok() };
         let mut state = self.state();
-        state.view.add_segment(segment, stored);
+        self.add_segment(&mut state, &segment, stored);
         state.view.settle(&packs);
         state.writer.unrecorded.retain(|number, _| !packs.contains(number));
         state.writer.exclusions.drain(..exclusions);
@@ -122,6 +122,12 @@ impl Packs {
         Ok(Ok(parsed))
     }
 
+    /// Adds a segment that was stored.
+    pub(super) fn add_segment(&self, state: &mut State, segment: &Segment, stored: Option<SystemTime>) {
+        state.view.add_segment(segment.head(), Some(segment.records().clone()), stored);
+        state.view.shrink(self.index);
+    }
+
     fn draft(&self) -> Result<Option<Draft>> {
         let mut state = self.state();
         state.forget_dropped();
@@ -139,7 +145,8 @@ impl Packs {
         state.writer.next_segment += 1;
         let mut builder = SegmentBuilder::new(name);
         for number in &packs {
-            let pack = state.segment_pack(*number)?;
+            let unknown = || Error::new(ErrorKind::Internal, "encode an index segment");
+            let pack = state.view.segment_pack(*number).ok_or_else(unknown)?;
             let number_in_segment = builder.add_pack(pack).map_err(unencodable)?;
             for entry in state.writer.unrecorded.get(number).into_iter().flatten() {
                 builder.push(number_in_segment, *entry).map_err(unencodable)?;
@@ -272,13 +279,6 @@ impl State {
     pub(super) fn stored_unrecorded(&self) -> Vec<u32> {
         let unrecorded = self.writer.unrecorded.keys().copied();
         unrecorded.filter(|number| !self.view.is_in_memory(*number)).collect()
-    }
-
-    fn segment_pack(&self, number: u32) -> Result<SegmentPack> {
-        let unknown = || Error::new(ErrorKind::Internal, "encode an index segment");
-        let info = self.view.pack(number).ok_or_else(unknown)?;
-        let bytes = u32::try_from(info.bytes).map_err(|_| unknown())?;
-        Ok(SegmentPack { bytes, class: info.class, name: info.name })
     }
 }
 

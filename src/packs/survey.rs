@@ -54,7 +54,7 @@ impl Survey {
     /// The next page, which may be empty; `None` after the last.
     ///
     /// # Errors
-    /// Any failure to list packs.
+    /// Any failure to list packs, or to read records.
     pub(crate) async fn next(&mut self) -> Result<Option<SurveyPage>> {
         if self.is_over {
             return Ok(None);
@@ -64,7 +64,7 @@ impl Survey {
             Some(listing) => listing,
             None => self.listing.insert(packs.listing_of(&self.begin).await?),
         };
-        let (copies, limit) = packs.page(&self.query, self.after.as_ref(), listing);
+        let (copies, limit) = packs.page(&self.query, self.after.as_ref(), listing).await?;
         let (state, now) = (packs.state(), packs.runtime().now());
         let chunks = copies.iter().map(|(copy, place)| {
             let pack = state.view.pack(place.pack);

@@ -27,7 +27,8 @@ pub(super) fn blob(number: u32) -> Bytes {
 }
 
 pub(super) async fn open(below: &Arc<dyn Backend>, process: &str) -> PackedBackend {
-    PackedBackend::open(Arc::clone(below), process, TARGET, 4 * TARGET).await.unwrap()
+    let limits = Limits { index_bytes: 1 << 20, local: None, memory_bytes: 4 * TARGET, target_bytes: TARGET };
+    PackedBackend::open(Arc::clone(below), process, limits).await.unwrap()
 }
 
 pub(super) async fn put(packed: &PackedBackend, number: u32) {

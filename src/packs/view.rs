@@ -11,42 +11,15 @@ use crate::error::Error;
 use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::pack::{PackClass, PackEntry};
+use crate::format::larder::pack::PackClass;
+use crate::format::larder::segment::head::SegmentHead;
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{Exclusion, ExclusionReason, Segment, SegmentRecord};
+use crate::format::larder::segment::records::SlotRecords;
+use crate::format::larder::segment::{Exclusion, ExclusionReason, SegmentPack};
+use crate::format::layout::Key;
+use crate::packs::known::{IndexMemory, Known, SlotCache, SlotRead, SlotRun};
+use crate::packs::place::Place;
 use crate::packs::retirement::Retirement;
-
-/// One copy of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Place {
-    /// Number of the pack in this view.
-    pub(super) pack: u32,
-    /// Offset of the blob in the pack.
-    pub(super) offset: u32,
-    /// Length of the blob.
-    pub(super) length: u32,
-}
-
-impl Place {
-    /// The place of an entry of a pack.
-    pub(super) fn of(pack: u32, entry: &PackEntry) -> Self {
-        Self { pack, offset: entry.offset, length: entry.len }
-    }
-
-    /// The entry of the pack.
-    pub(super) fn entry(&self, digest: Digest) -> PackEntry {
-        PackEntry { digest, len: self.length, offset: self.offset }
-    }
-
-    /// Offset of the first byte behind the blob.
-    pub(super) fn end(&self) -> u64 {
-        u64::from(self.offset) + u64::from(self.length)
-    }
-
-    fn key(&self) -> (u32, u32) {
-        (self.pack, self.offset)
-    }
-}
 
 /// The knowledge about a pack.
 #[derive(Debug)]
@@ -86,20 +59,6 @@ pub(super) enum Contents {
     Closed(Bytes),
 }
 
-/// A segment, with the numbers that its packs have in this view.
-#[derive(Clone, Debug)]
-pub(super) struct Known {
-    pub(super) numbers: Arc<[u32]>,
-    pub(super) segment: Arc<Segment>,
-}
-
-impl Known {
-    /// The copy of a record.
-    pub(super) fn place(&self, record: &SegmentRecord) -> Option<Place> {
-        self.numbers.get(record.pack as usize).map(|pack| Place::of(*pack, &record.entry))
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// Copies that were found bad, in the order in which this handle learned of them.
@@ -113,6 +72,8 @@ pub(super) struct View {
     /// Copies that the collector of this process retires: they do not count for writers.
     retirement: Arc<Retirement>,
     segments: BTreeMap<SegmentName, Known>,
+    /// Records that were read by range.
+    slots: SlotCache,
     /// Segments that are damaged, by path. Their facts are unknown.
     unreadable: BTreeMap<String, Error>,
 }
@@ -163,6 +124,12 @@ impl View {
         self.packs.get_mut(number as usize)
     }
 
+    /// A pack as segments describe it.
+    pub(super) fn segment_pack(&self, number: u32) -> Option<SegmentPack> {
+        let info = self.pack(number)?;
+        Some(SegmentPack { bytes: u32::try_from(info.bytes).ok()?, class: info.class, name: info.name })
+    }
+
     /// Returns `true` if a pack is not stored yet.
     pub(super) fn is_in_memory(&self, number: u32) -> bool {
         self.pack(number).is_some_and(|pack| pack.contents.is_some())
@@ -190,6 +157,12 @@ impl View {
     /// The paths of damaged segments.
     pub(super) fn unreadable(&self) -> impl Iterator<Item = &str> {
         self.unreadable.keys().map(String::as_str)
+    }
+
+    /// Forgets a segment that is damaged, and remembers that it is.
+    pub(super) fn set_damaged(&mut self, name: &SegmentName, damage: Error) {
+        self.segments.remove(name);
+        self.unreadable.insert(Key::Segment(*name).to_string(), damage);
     }
 
     pub(super) fn set_unreadable(&mut self, unreadable: BTreeMap<String, Error>) {
@@ -248,11 +221,11 @@ impl View {
         self.excluded.contains(&place.key())
     }
 
-    /// Every copy, once.
+    /// Every copy, once. [`unread`](Self::unread) was empty since the segments changed last.
     pub(super) fn all_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.recent.get(digest).cloned().unwrap_or_default();
         for known in self.segments.values() {
-            places.extend(known.segment.find(digest).filter_map(|record| known.place(&record)));
+            places.extend(known.copies(&self.slots, digest));
         }
         let mut seen = HashSet::new();
         places.retain(|place| seen.insert(place.key()));
@@ -310,12 +283,60 @@ impl View {
         place
     }
 
-    /// Adds a segment that was read or stored.
-    pub(super) fn add_segment(&mut self, segment: Segment, stored: Option<SystemTime>) {
-        let head = segment.head();
-        let packs: Vec<_> = head.packs().collect();
+    /// The slots that a look-up of a chunk needs.
+    pub(super) fn unread(&mut self, digest: &Digest) -> Vec<SlotRead> {
+        let slots = &mut self.slots;
+        self.segments.values().filter_map(|known| known.read_of(slots, digest)).collect()
+    }
+
+    /// Number of the records of all segments.
+    pub(super) fn records(&self) -> usize {
+        self.segments.values().map(Known::len).sum()
+    }
+
+    /// Keeps slots that were read, for look-ups.
+    pub(super) fn keep_slots(&mut self, runs: Vec<SlotRun>) {
+        self.slots.keep(runs, self.segments.len());
+    }
+
+    /// Segments that another one replaces.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = SegmentName> {
+        self.segments.values().flat_map(|known| known.facts.replaced.iter().copied())
+    }
+
+    /// Segments whose records are read by range.
+    pub(super) fn read_by_range(&self) -> Vec<SegmentName> {
+        let by_range = self.segments.iter().filter(|(_, known)| known.records().is_none());
+        by_range.map(|(name, _)| *name).collect()
+    }
+
+    /// Bytes of all records in memory.
+    pub(super) fn bytes_in_memory(&self) -> usize {
+        self.segments.values().map(Known::bytes_in_memory).sum()
+    }
+
+    /// Forgets the records of the largest segments until the others fit into memory.
+    pub(super) fn shrink(&mut self, memory: IndexMemory) {
+        let mut total = self.bytes_in_memory();
+        while total > memory.bytes {
+            let largest = self.segments.values_mut().max_by_key(|known| known.bytes_in_memory());
+            let Some(known) = largest.filter(|known| known.bytes_in_memory() >= memory.smallest()) else {
+                return;
+            };
+            total -= known.bytes_in_memory();
+            known.release();
+        }
+    }
+
+    /// Adds a segment that was read or stored. Records that are not given are read by range.
+    pub(super) fn add_segment(
+        &mut self,
+        head: &SegmentHead,
+        records: Option<SlotRecords>,
+        stored: Option<SystemTime>,
+    ) {
         let numbers: Arc<[u32]> =
-            packs.iter().map(|pack| self.number_of(pack.name, pack.class, pack.bytes.into())).collect();
+            head.packs().map(|pack| self.number_of(pack.name, pack.class, pack.bytes.into())).collect();
         for name in head.dropped() {
             let number = self.drop_pack(name);
             if let Some(pack) = self.pack_mut(number) {
@@ -326,7 +347,7 @@ impl View {
             let number = self.number_of(pack, PackClass::Data, 0);
             self.exclude(entry.digest, Place::of(number, &entry), reason);
         }
-        self.segments.insert(head.name(), Known { numbers, segment: Arc::new(segment) });
+        self.segments.insert(head.name(), Known::new(head, numbers, records));
     }
 
     /// Forgets a segment that was replaced, or that the store does not have any more.

@@ -20,7 +20,7 @@ use crate::format::blob::MAX_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::format::name::GroupName;
 use crate::local::LocalState;
-use crate::packs::PackedBackend;
+use crate::packs::{Limits, PackedBackend};
 use crate::rt::Runtime;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::identity::Identity;
@@ -71,17 +71,16 @@ impl StoreInner {
             }
         };
         let memory = options.memory(identity.get().is_some_and(|identity| identity.pack_bytes().is_some()));
-        let packs = open_packs(&backend, identity.get(), memory.packs).await?;
+        if let (Some(state), Some(identity)) = (&options.local, identity.get()) {
+            bind(state, identity, backend.as_ref()).await?;
+        }
+        let packs = open_packs(&backend, identity.get(), memory.packs, &options).await?;
         let backend = packs.clone().map_or(backend, |packs| Arc::new(packs));
         let local = match options.local {
             None => None,
             Some(state) => {
                 let metadata_cache = Arc::new(MetadataCache::new(Arc::clone(&backend), Arc::clone(&state)));
-                let local = Local { metadata_cache, state };
-                if let Some(identity) = identity.get() {
-                    local.bind(identity, backend.as_ref()).await?;
-                }
-                Some(local)
+                Some(Local { metadata_cache, state })
             }
         };
         let uncached = Arc::clone(&backend);
@@ -279,7 +278,7 @@ impl StoreInner {
         // Before other tasks see the identity and use chunks or copies: they do not bind them again.
         self.chunks.bind(&found.uuid)?;
         if let Some(local) = &self.local {
-            local.bind(&found, self.backend.as_ref()).await?;
+            bind(&local.state, &found, self.backend.as_ref()).await?;
         }
         Ok(self.identity.get_or_init(|| found))
     }
@@ -312,13 +311,24 @@ async fn open_packs(
     backend: &Arc<dyn Backend>,
     identity: Option<&Identity>,
     memory_bytes: usize,
+    options: &Options,
 ) -> Result<Option<PackedBackend>> {
     let Some((identity, target)) = identity.and_then(|identity| Some((identity, identity.pack_bytes()?)))
     else {
         return Ok(None);
     };
-    let target = usize::try_from(target).unwrap_or(usize::MAX);
-    PackedBackend::open(Arc::clone(backend), &identity.uuid, target, memory_bytes).await.map(Some)
+    let local = options.local.as_ref().and_then(|local| local.segments.clone());
+    let is_near = backend.capabilities().cheap_presence || local.is_some();
+    let index_bytes = options.index_bytes.unwrap_or(if is_near { 8 << 20 } else { 64 << 20 });
+    let target_bytes = usize::try_from(target).unwrap_or(usize::MAX);
+    let limits = Limits { index_bytes, local, memory_bytes, target_bytes };
+    PackedBackend::open(Arc::clone(backend), &identity.uuid, limits).await.map(Some)
+}
+
+/// Makes sure that local state belongs to this store (H91).
+async fn bind(state: &Arc<LocalState>, identity: &Identity, backend: &dyn Backend) -> Result<()> {
+    let (state, uuid) = (Arc::clone(state), identity.uuid.clone());
+    backend.runtime().run_blocking("use local state", move || state.bind(&uuid)).await
 }
 
 /// Local state with its metadata cache.
@@ -326,12 +336,4 @@ async fn open_packs(
 pub(super) struct Local {
     pub(super) metadata_cache: Arc<MetadataCache>,
     state: Arc<LocalState>,
-}
-
-impl Local {
-    /// Makes sure that the local state belongs to this store (H91).
-    async fn bind(&self, identity: &Identity, backend: &dyn Backend) -> Result<()> {
-        let (state, uuid) = (Arc::clone(&self.state), identity.uuid.clone());
-        backend.runtime().run_blocking("use local state", move || state.bind(&uuid)).await
-    }
 }

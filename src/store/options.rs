@@ -20,6 +20,7 @@ pub(super) struct Memory {
 #[must_use]
 pub struct Options {
     pub(super) compression_level: i32,
+    pub(super) index_bytes: Option<usize>,
     pub(super) local: Option<Arc<LocalState>>,
     pub(super) memory_bytes: Option<usize>,
     pub(super) packs: Option<PackOptions>,
@@ -27,7 +28,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { compression_level: DEFAULT_ZSTD_LEVEL, local: None, memory_bytes: None, packs: None }
+        Self {
+            compression_level: DEFAULT_ZSTD_LEVEL,
+            index_bytes: None,
+            local: None,
+            memory_bytes: None,
+            packs: None,
+        }
     }
 }
 
@@ -35,6 +42,14 @@ impl Options {
     /// Compression level of zstd, 1 to 22; default: 1, as in PBS.
     pub fn compression_level(mut self, level: i32) -> Self {
         self.compression_level = level;
+        self
+    }
+
+    /// Maximum bytes of records that say where chunks are in packs; default: 8 MiB if the store is a directory or has local state, which then
+    /// has the large parts of the index, 64 MiB otherwise. Beyond that, a look-up of a chunk reads a few kilobytes from each large
+    /// part of the index. A record takes 44 bytes. In addition, parts of the index below 256 KiB are in memory at any rate, and a pack takes about 100 bytes.
+    pub fn index_bytes(mut self, bytes: usize) -> Self {
+        self.index_bytes = Some(bytes);
         self
     }
 

@@ -28,7 +28,7 @@ const ROOMS: [(&str, &[&str]); 33] = [
     ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
     ("local", &["format", "rt", "trace", "wording"]),
     ("backend", &["buffers", "format", "local", "rename", "rt", "s3", "trace", "wording"]),
-    ("packs", &["backend", "buffers", "format", "rt"]),
+    ("packs", &["backend", "buffers", "format", "local", "rt"]),
     ("chunks", &["backend", "buffers", "crypt", "digest_set", "format", "local", "packs", "rt", "trace"]),
     (
         "store",

@@ -66,8 +66,14 @@ impl Place {
 
     /// Options of a new store here.
     fn options(&self) -> Options {
-        let options = Options::default();
+        let options = self.opening();
         if self.is_packed { options.packed(PackOptions::default()) } else { options }
+    }
+
+    /// Options to open a store here. In a directory and in a bucket, all records of where chunks are in packs are read by range.
+    pub fn opening(&self) -> Options {
+        let options = Options::default();
+        if matches!(self.kind, Kind::Memory) { options } else { options.index_bytes(0) }
     }
 
     /// Returns `true` if the stores here are packed.
@@ -112,12 +118,12 @@ impl Place {
         let uuid = format!("{:032x}", MADE.fetch_add(1, Ordering::Relaxed));
         let identity = String::from_utf8(identity.to_vec()).unwrap().replace(&drawn, &uuid);
         backend.put(&Key::Store, identity.into(), PutMode::Replace).await.unwrap();
-        Datastore::open(backend, Options::default()).await.unwrap()
+        Datastore::open(backend, self.opening()).await.unwrap()
     }
 
     /// Another opening of the last store.
     pub async fn opened(&self) -> Datastore {
-        Datastore::open(self.last(), Options::default()).await.unwrap()
+        Datastore::open(self.last(), self.opening()).await.unwrap()
     }
 
     /// The last store as it is after a removal of a chunk, past the rules of the store: a handle of a packed one does not see that.

@@ -114,13 +114,8 @@ impl SegmentHead {
     }
 
     /// The slots, which have no records of their own.
-    pub(super) fn slot_table(&self) -> &Slots {
+    pub(crate) fn slot_table(&self) -> &Slots {
         &self.slots
-    }
-
-    /// The slot of a chunk.
-    pub(crate) fn slot_of(&self, digest: &Digest) -> usize {
-        self.slots.slot_of(digest)
     }
 
     /// Place of the records of these slots in the segment. It is empty if they have none.

@@ -330,11 +330,6 @@ impl Segment {
     pub(crate) fn records(&self) -> &SlotRecords {
         &self.records
     }
-
-    /// The records of a chunk, by their packs.
-    pub(crate) fn find(&self, digest: &Digest) -> impl Iterator<Item = SegmentRecord> {
-        self.records.find_in(self.head.slot_table().numbers_of(self.head.slot_of(digest)), digest)
-    }
 }
 
 /// Reason why records cannot become a segment.

@@ -40,7 +40,7 @@ impl SlotRecords {
     }
 
     /// The records of a chunk among those with these numbers.
-    pub(super) fn find_in(
+    pub(crate) fn find_in(
         &self,
         numbers: Range<usize>,
         digest: &Digest,

@@ -21,6 +21,11 @@ impl Slots {
         Self { layout, rows }
     }
 
+    /// The same slots in memory of their own.
+    pub(crate) fn compact(&self) -> Self {
+        Self { layout: self.layout, rows: Bytes::copy_from_slice(&self.rows) }
+    }
+
     /// Returns `true` if no slot ends before the one before it, and the last one ends with the last record.
     pub(super) fn is_valid(&self) -> bool {
         let ends = (0..=self.len()).map(|slots| self.records_in(slots));
@@ -43,7 +48,7 @@ impl Slots {
     }
 
     /// Numbers of the records of a slot.
-    pub(super) fn numbers_of(&self, slot: usize) -> Range<usize> {
+    pub(crate) fn numbers_of(&self, slot: usize) -> Range<usize> {
         self.records_in(slot)..self.records_in(slot.saturating_add(1))
     }
 
@@ -58,7 +63,7 @@ impl Slots {
     ///
     /// # Errors
     /// `Checksum`, `Field`, `Truncated`.
-    pub(super) fn read(
+    pub(crate) fn read(
         &self,
         slots: Range<usize>,
         bytes: Bytes,
@@ -107,7 +112,7 @@ impl Slots {
     }
 
     /// Number of records in the first slots.
-    fn records_in(&self, slots: usize) -> usize {
+    pub(crate) fn records_in(&self, slots: usize) -> usize {
         let last = slots.min(self.len()).checked_sub(1);
         let row = last.and_then(|last| self.row(last));
         row.and_then(|row| row.first_chunk()).map_or(0, |end| u32::from_le_bytes(*end) as usize)
