@@ -73,7 +73,7 @@
 //! | `serde` | no | `Serialize` for reports, plans, statistics, listings and events; see [observability](manual::observability) |
 //! | `tracing` | no | spans and events of the crate `tracing` |
 //! | `metrics` | no | counters, gauges and histograms of the facade crate `metrics` |
-//! | `testing` | no | `rt::SimRuntime` and the conformance suite for backends; not covered by semver |
+//! | `testing` | no | `rt::SimRuntime`, the conformance suite for backends, and [histories](manual) in which a seed decides everything (`simulation`); not covered by semver |
 //!
 //! Without default features no `tokio` is in the dependency tree, no TLS and no S3.
 //!
@@ -126,6 +126,8 @@ pub mod retention;
 pub mod rt;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "testing")]
+pub mod simulation;
 pub mod store;
 pub mod sync;
 #[cfg_attr(

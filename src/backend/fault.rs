@@ -25,11 +25,15 @@ use crate::rt::Runtime;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The call is executed and an error is returned. If the call is a change, it is executed once more after this time.
+    Again(Duration, ErrorKind),
     /// The connection is cut: `Unavailable`. A read was executed and its answer is lost; a put or copy had no effect; of several objects to
     /// delete or touch, the first half was deleted or touched.
     Cut,
     /// The call is delayed, and then succeeds.
     Delay(Duration),
+    /// Every other object of a deletion is deleted, and the others have an error. Other calls are not executed, and have the error.
+    EveryOther(ErrorKind),
     /// The call is executed, and an error is returned.
     FailAfter(ErrorKind),
     /// The call is not executed, and an error is returned.
@@ -82,6 +86,12 @@ impl Rule {
         self
     }
 
+    /// Restricts the rule to `count` of the remaining calls, beginning with the `n`-th.
+    pub fn from_nth(mut self, n: u64, count: u64) -> Self {
+        (self.first, self.last) = (n, n.saturating_add(count.saturating_sub(1)));
+        self
+    }
+
     /// Restricts the rule to the first `n` of the remaining calls.
     pub fn first(mut self, n: u64) -> Self {
         (self.first, self.last) = (1, n);
@@ -119,16 +129,21 @@ struct Script {
 
 #[derive(Debug, Default)]
 struct State {
+    calls: u64,
     crash_at: Option<u64>,
     crashed: bool,
     fired: u64,
+    /// Set by [`FaultBackend::revoke`].
+    revoked: bool,
     rules: Vec<Rule>,
     steps: u64,
 }
 
 /// The course of a call that begins.
 enum Course {
+    Again(Duration, ErrorKind),
     Cut,
+    EveryOther(ErrorKind),
     Go,
     GoAndFail(ErrorKind),
     Later(Duration, ErrorKind),
@@ -156,6 +171,16 @@ impl FaultBackend {
         self.script.state().crash_at = Some(n);
     }
 
+    /// Refuses every later call as `Busy`: another process has the store.
+    pub fn revoke(&self) {
+        self.script.state().revoked = true;
+    }
+
+    /// The number of calls so far.
+    pub fn calls(&self) -> u64 {
+        self.script.state().calls
+    }
+
     /// The number of steps that began: calls of `put`, `copy`, `delete` and `touch`.
     pub fn steps(&self) -> u64 {
         self.script.state().steps
@@ -174,6 +199,8 @@ impl FaultBackend {
     async fn admit(&self, method: Method, keys: &[&Key]) -> Result<Course> {
         match self.script.decide(method, keys)? {
             None => Ok(Course::Go),
+            Some(Action::Again(after, kind)) => Ok(Course::Again(after, kind)),
+            Some(Action::EveryOther(kind)) => Ok(Course::EveryOther(kind)),
             Some(Action::Cut) => Ok(Course::Cut),
             Some(Action::Delay(duration)) => {
                 self.inner.runtime().sleep(duration).await;
@@ -195,7 +222,7 @@ impl FaultBackend {
     ) -> Result<T> {
         match self.admit(method, keys).await? {
             Course::Go => call.await,
-            Course::GoAndFail(kind) => {
+            Course::Again(_, kind) | Course::GoAndFail(kind) => {
                 call.await?;
                 Err(injected(kind))
             }
@@ -203,7 +230,7 @@ impl FaultBackend {
                 call.await?;
                 Err(injected(ErrorKind::Unavailable))
             }
-            Course::Later(_, kind) => Err(injected(kind)),
+            Course::EveryOther(kind) | Course::Later(_, kind) => Err(injected(kind)),
         }
     }
 
@@ -212,11 +239,25 @@ impl FaultBackend {
         &self,
         method: Method,
         keys: &[&Key],
-        change: impl FnOnce(Arc<dyn Backend>) -> BoxFuture<'static, Result<T>> + Send + 'static,
+        change: impl Fn(Arc<dyn Backend>) -> BoxFuture<'static, Result<T>> + Send + 'static,
+        part: impl Future<Output = Result<()>> + Send,
+    ) -> Result<T> {
+        let course = self.admit(method, keys).await?;
+        self.follow(course, change, part).await
+    }
+
+    /// Makes a change that begins with this course.
+    async fn follow<T: Send + 'static>(
+        &self,
+        course: Course,
+        change: impl Fn(Arc<dyn Backend>) -> BoxFuture<'static, Result<T>> + Send + 'static,
         part: impl Future<Output = Result<()>> + Send,
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        match self.admit(method, keys).await? {
+        if let Course::Again(..) = course {
+            change(Arc::clone(&inner)).await?;
+        }
+        match course {
             Course::Go => change(inner).await,
             Course::GoAndFail(kind) => {
                 change(inner).await?;
@@ -226,7 +267,8 @@ impl FaultBackend {
                 part.await?;
                 Err(injected(ErrorKind::Unavailable))
             }
-            Course::Later(after, kind) => {
+            Course::EveryOther(kind) => Err(injected(kind)),
+            Course::Again(after, kind) | Course::Later(after, kind) => {
                 let (script, runtime) = (Arc::clone(&self.script), Arc::clone(inner.runtime()));
                 self.inner.runtime().spawn(Box::pin(async move {
                     runtime.sleep(after).await;
@@ -252,6 +294,7 @@ impl Script {
 
     fn decide(&self, method: Method, keys: &[&Key]) -> Result<Option<Action>> {
         let mut state = self.state();
+        state.calls += 1;
         let is_step = matches!(method, Method::Copy | Method::Delete | Method::Put | Method::Touch);
         if !state.crashed && is_step {
             state.steps += 1;
@@ -260,6 +303,9 @@ impl Script {
         state.crashed |= state.crash_at.is_some_and(|at| at <= steps);
         if state.crashed {
             return Err(injected(ErrorKind::Unavailable));
+        }
+        if state.revoked {
+            return Err(injected(ErrorKind::Busy));
         }
         let mut decided = None;
         for rule in &mut state.rules {
@@ -303,6 +349,7 @@ impl Backend for FaultBackend {
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let named = key.clone();
         let put = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            let (named, object, mode) = (named.clone(), object.clone(), mode.clone());
             Box::pin(async move { inner.put(&named, object, mode).await })
         };
         self.change(Method::Put, &[key], put, async { Ok(()) }).await
@@ -311,12 +358,22 @@ impl Backend for FaultBackend {
     async fn delete(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let keys: Vec<_> = removals.iter().map(|removal| &removal.key).collect();
         let (half, _) = removals.split_at(removals.len() / 2);
-        let removals = removals.to_vec();
+        let owned = removals.to_vec();
         let delete = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            let removals = owned.clone();
             Box::pin(async move { inner.delete(&removals).await })
         };
         let part = async { self.inner.delete(half).await.map(drop) };
-        self.change(Method::Delete, &keys, delete, part).await
+        let course = self.admit(Method::Delete, &keys).await?;
+        let Course::EveryOther(kind) = course else { return self.follow(course, delete, part).await };
+        let mut results = Vec::new();
+        for (at, removal) in removals.iter().enumerate() {
+            results.push(match at % 2 {
+                0 => Err(injected(kind)),
+                _ => self.inner.delete(std::slice::from_ref(removal)).await?.remove(0),
+            });
+        }
+        Ok(results)
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {
@@ -327,6 +384,7 @@ impl Backend for FaultBackend {
         let (half, _) = keys.split_at(keys.len() / 2);
         let named = keys.to_vec();
         let touch = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            let named = named.clone();
             Box::pin(async move { inner.touch(&named).await })
         };
         let part = async { self.inner.touch(half).await.map(drop) };
@@ -398,6 +456,7 @@ impl Housekeeping for FaultBackend {
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let (source, target) = (from.clone(), to.clone());
         let copy = move |inner: Arc<dyn Backend>| -> BoxFuture<'static, _> {
+            let (source, target, mode) = (source.clone(), target.clone(), mode.clone());
             Box::pin(async move { inner.copy(&source, &target, mode).await })
         };
         self.change(Method::Copy, &[from, to], copy, async { Ok(()) }).await

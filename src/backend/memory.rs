@@ -32,8 +32,9 @@ struct Objects {
     versions: u64,
 }
 
+/// An object, and what is known of it.
 #[derive(Clone, Debug)]
-struct Stored {
+pub(crate) struct Stored {
     bytes: Bytes,
     last_used: SystemTime,
     version: Version,
@@ -56,6 +57,40 @@ impl MemoryBackend {
     pub(crate) fn pages_of(mut self, page_entries: usize) -> Self {
         self.page_entries = page_entries.max(1);
         self
+    }
+
+    /// The state of a path: the object under it, if there is one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn state_of(&self, path: &str) -> Option<Stored> {
+        self.objects().by_path.get(path).cloned()
+    }
+
+    /// Gives a path an earlier state.
+    #[cfg(feature = "testing")]
+    pub(crate) fn restore_state(&self, path: &str, state: Option<Stored>) {
+        let mut objects = self.objects();
+        match state {
+            Some(stored) => drop(objects.by_path.insert(path.to_owned(), stored)),
+            None => drop(objects.by_path.remove(path)),
+        }
+    }
+
+    /// A page of a listing that shows these states instead of the current ones.
+    #[cfg(feature = "testing")]
+    pub(crate) fn list_outdated<'a>(
+        &self,
+        outdated: impl Iterator<Item = (&'a String, &'a Option<Stored>)>,
+        query: &ListQuery,
+        cursor: Option<&Cursor>,
+    ) -> ListPage {
+        let mut shown = self.objects().by_path.clone();
+        for (path, state) in outdated {
+            match state {
+                Some(stored) => drop(shown.insert(path.clone(), stored.clone())),
+                None => drop(shown.remove(path)),
+            }
+        }
+        page_of(&shown, query, cursor, self.page_entries, |key, stored: &Stored| stored.info(key))
     }
 
     fn objects(&self) -> MutexGuard<'_, Objects> {

@@ -25,7 +25,7 @@ pub(crate) mod list;
 mod lock;
 mod lock_table;
 pub(crate) mod lock_wait;
-mod memory;
+pub(crate) mod memory;
 mod object;
 #[cfg(feature = "object_store")]
 mod object_store;

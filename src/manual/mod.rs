@@ -42,6 +42,11 @@ pub mod observability {}
 #[doc(alias = "pack")]
 pub mod packs {}
 
+#[cfg(feature = "testing")]
+#[doc = include_str!("proof.md")]
+#[doc(alias = "simulation")]
+pub mod proof {}
+
 #[doc = include_str!("prune.md")]
 pub mod prune {}
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 33] = [
+const ROOMS: [(&str, &[&str]); 34] = [
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),
@@ -112,6 +112,26 @@ const ROOMS: [(&str, &[&str]); 33] = [
         &[
             "backend", "chunker", "crypt", "format", "http", "packs", "pxar", "rt", "s3", "store", "tree",
             "wire",
+        ],
+    ),
+    (
+        "simulation",
+        &[
+            "backend",
+            "chunker",
+            "crypt",
+            "format",
+            "gc",
+            "local",
+            "packs",
+            "prune",
+            "pxar",
+            "retention",
+            "rt",
+            "store",
+            "sync",
+            "tree",
+            "verify",
         ],
     ),
     (

@@ -1,43 +1,162 @@
 //! Random histories of a store, side by side and simulated, against a model in plain memory.
 //!
-//! `LARDER_SEED=n` replays one history, `LARDER_SEEDS=n` tries n of them from `LARDER_FIRST_SEED` on, `LARDER_TELL=1` prints each step.
+//! `LARDER_SEED=n` replays one history, `LARDER_SEEDS=n` tries n of them from `LARDER_FIRST_SEED` on.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirectories, SyncLevel};
+use larder::error::Result;
 use larder::internal::listing::ShortPages as _;
-use larder::rt::{Runtime, ThreadRuntime};
+use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
+use larder::simulation::{Place, Simulation};
 use larder::store::{Datastore, Options, PackOptions};
-use larder_testing::history;
+use larder_testing::side;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-#[test]
-fn random_histories_with_faults_lose_no_acknowledged_snapshot() {
-    if let Some(seed) = number("LARDER_SEED") {
-        let life = history::live(seed);
-        eprintln!("{life:#?}");
-        return;
-    }
-    let mut counts = BTreeMap::<String, u64>::new();
-    let first = number("LARDER_FIRST_SEED").unwrap_or(0);
-    for seed in first..first + number("LARDER_SEEDS").unwrap_or(12) {
-        for (what, count) in history::live(seed).counts {
+/// Runs as many histories as wanted, and tells the shortest form of the first one that fails.
+fn run(simulation: &Simulation, seeds: u64) -> BTreeMap<String, u64> {
+    let (first, seeds) = match number("LARDER_SEED") {
+        Some(seed) => (seed, 1),
+        None => (number("LARDER_FIRST_SEED").unwrap_or(0), number("LARDER_SEEDS").unwrap_or(seeds)),
+    };
+    let mut counts = BTreeMap::new();
+    for seed in first..first + seeds {
+        let history = simulation.run(seed).unwrap_or_else(|failure| {
+            let failure = simulation.shrink(failure);
+            panic!("LARDER_SEED={seed}\n{}\n{failure}", failure.log.join("\n"));
+        });
+        for (what, count) in history.counts {
             *counts.entry(what).or_default() += count;
         }
     }
     eprintln!("{counts:#?}");
+    counts
+}
+
+#[test]
+fn random_histories_with_faults_lose_no_acknowledged_snapshot() {
+    let counts = run(&Simulation::default(), 60);
+    if number("LARDER_SEED").is_none() {
+        for what in ["crash", "collected some", "prune", "relocation", "sync"] {
+            assert!(counts.contains_key(what), "no {what}: {counts:#?}");
+        }
+    }
+}
+
+#[test]
+fn random_histories_with_local_state_lose_no_acknowledged_snapshot() {
+    let directory = larder_testing::scratch();
+    run(&Simulation::default().local_state(directory.path().join("state")), 12);
+}
+
+/// A directory, as a program with a backend of its own has its place.
+#[derive(Debug)]
+struct Directory {
+    directory: tempfile::TempDir,
+    runtime: Arc<dyn Runtime>,
+    was_opened: Mutex<bool>,
+}
+
+impl Directory {
+    fn new(sim: &SimRuntime) -> Self {
+        let runtime = Arc::new(sim.clone());
+        Self { directory: larder_testing::scratch(), runtime, was_opened: Mutex::new(false) }
+    }
+}
+
+#[async_trait]
+impl Place for Directory {
+    async fn open(&self, _: u64) -> Result<Arc<dyn Backend>> {
+        let path = self.directory.path().join("store");
+        let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+        let options = options.sync_level(SyncLevel::None);
+        let is_first = !std::mem::replace(&mut *self.was_opened.lock().unwrap(), true);
+        let runtime = Arc::clone(&self.runtime);
+        Ok(Arc::new(if is_first {
+            FsBackend::create(runtime, &path, options).await?
+        } else {
+            FsBackend::open(runtime, &path, options).await?
+        }))
+    }
+
+    fn crash(&self, _: u64) {}
+
+    fn hand_over(&self) -> bool {
+        false
+    }
+
+    fn max_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn max_late(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn random_histories_in_a_directory_lose_no_acknowledged_snapshot() {
+    run(&Simulation::new(|sim, _| Arc::new(Directory::new(sim))), 8);
 }
 
 #[test]
 fn a_seed_reproduces_its_history() {
+    let simulation = Simulation::default();
     for seed in [1000, 1001, 1002] {
-        assert_eq!(history::live(seed), history::live(seed), "seed {seed}");
+        assert_eq!(simulation.run(seed).unwrap(), simulation.run(seed).unwrap(), "seed {seed}");
     }
+}
+
+/// A place whose crashes lose an object that was flushed.
+#[derive(Debug)]
+struct Forgetful(Arc<MemoryBackend>);
+
+#[async_trait]
+impl Place for Forgetful {
+    async fn open(&self, _: u64) -> Result<Arc<dyn Backend>> {
+        Ok(Arc::clone(&self.0) as _)
+    }
+
+    fn crash(&self, _: u64) {
+        futures::executor::block_on(async {
+            let chunks = larder::backend::ListQuery::all(larder::format::layout::Prefix::Chunks);
+            for entry in self.0.list(&chunks, None).await.unwrap().entries {
+                let key = entry.path().parse().unwrap();
+                self.0.delete(&[larder::backend::Removal::any(key)]).await.unwrap().remove(0).unwrap();
+            }
+        });
+    }
+
+    fn hand_over(&self) -> bool {
+        false
+    }
+
+    fn max_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn max_late(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn a_place_that_loses_chunks_is_found_and_its_history_is_shrunk() {
+    let simulation = Simulation::new(|sim, _| {
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        Arc::new(Forgetful(Arc::new(MemoryBackend::new(runtime))))
+    });
+    let failure = (0..40).find_map(|seed| simulation.run(seed).err()).unwrap();
+    let steps = failure.steps.len();
+    let shrunk = simulation.shrink(failure);
+    assert!(shrunk.steps.len() < steps && shrunk.steps.len() <= 4, "{shrunk}");
+    assert!(!shrunk.log.is_empty() && shrunk.to_string().contains("crash"), "{shrunk}");
 }
 
 fn on_threads(directory: Option<&std::path::Path>, options: &Options) {
@@ -54,7 +173,7 @@ fn on_threads(directory: Option<&std::path::Path>, options: &Options) {
         };
         let store = Datastore::create(Arc::clone(&backend), options.clone()).await.unwrap();
         let collector = Datastore::open(backend, Options::default()).await.unwrap();
-        history::side_by_side(runtime, store, collector, Duration::from_secs(seconds)).await;
+        side::side_by_side(runtime, store, collector, Duration::from_secs(seconds)).await;
     });
 }
 

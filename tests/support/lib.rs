@@ -9,14 +9,13 @@ pub mod days;
 pub mod fault_server;
 pub mod fixture;
 pub mod gc_scene;
-#[cfg(feature = "testing")]
-pub mod history;
 pub mod keys;
 mod noise;
 pub mod places;
 pub mod s3_server;
 #[cfg(all(feature = "s3", feature = "testing"))]
 pub mod s3_store;
+pub mod side;
 #[cfg(all(feature = "s3", feature = "testing"))]
 pub mod sim_bucket;
 pub mod tree;

@@ -91,6 +91,7 @@ const TOOLS: &[&str] = &[
     "Sample",
     "Scheme",
     "SecretText",
+    "Simulation",
     "SingleProcess",
     "Sizes",
     "SmallFile",

@@ -2,22 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use larder::error::Result;
-use larder::pxar::{FileKind, Metadata};
-use larder::store::{SnapshotReader, SnapshotWriter};
-use larder::tree::{LinkId, SourceEntry, TargetError, TargetFile, TreeFinding, TreeTarget};
 
-use super::keyed::Mode;
-use super::world::World;
-use crate::noise;
-use crate::tree::{Contents, MemoryTree, metadata};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pxar::{FileKind, Metadata};
+use crate::simulation::blocks::noise;
+use crate::simulation::source::{MemorySource, metadata};
+use crate::store::SnapshotReader;
+use crate::tree::{LinkId, SourceEntry, TargetError, TargetFile, TreeFinding, TreeTarget};
 
 /// The name of the archives.
-const NAME: &str = "t";
+pub(crate) const NAME: &str = "t";
 
 /// Number of versions of a tree.
 pub(crate) const VERSIONS: u8 = 8;
@@ -43,34 +41,37 @@ enum Made {
 type Entries = BTreeMap<String, Made>;
 
 impl Tree {
-    /// Each file with its contents and its time.
-    fn files(self) -> impl Iterator<Item = (String, Bytes, i64)> {
-        (0..9_u64).map(move |number| {
-            let bit = u64::from(self.version >> (number % 3) & 1);
-            let directory = ["", "d/", "d/e/"][usize::try_from(number / 3).unwrap()];
-            // Some have chunks of their own.
-            let length = if number % 4 == 0 { 17_000 } else { 700 };
-            let contents = noise(9000 + 2 * number + bit, length + usize::try_from(bit).unwrap());
-            (format!("{directory}f{number}"), contents.into(), SECONDS + i64::try_from(bit).unwrap())
+    /// Each file: its directory, its name, its contents and its time.
+    fn files(self) -> impl Iterator<Item = (&'static str, String, Bytes, i64)> {
+        (0..9_usize).map(move |number| {
+            let bit = usize::from(self.version >> (number % 3) & 1);
+            let directory = ["", "d/", "d/e/"][number / 3];
+            (directory, format!("f{number}"), contents(number, bit), SECONDS + bit as i64)
         })
     }
 
-    fn source(self) -> MemoryTree {
-        let tree = MemoryTree::default();
-        tree.directory("d");
-        tree.directory("d/e");
-        for (path, contents, seconds) in self.files() {
-            tree.file(&path, contents, seconds);
+    pub(crate) fn source(self) -> MemorySource {
+        let mut directories = BTreeMap::from(["", "d/", "d/e/"].map(|path| (path.to_owned(), Vec::new())));
+        let mut add = |directory: &str, entry: SourceEntry, bytes: Bytes| {
+            directories.entry(directory.to_owned()).or_default().push((entry, bytes));
+        };
+        let entry = |name: &str, kind: FileKind, seconds| {
+            let metadata = metadata(&kind, seconds);
+            SourceEntry::new(name.to_owned(), kind, metadata)
+        };
+        for (above, name) in [("", "d"), ("d/", "e")] {
+            add(above, entry(name, FileKind::Directory, SECONDS), Bytes::new());
         }
-        let link = FileKind::Symlink { target: self.target() };
-        let entry = SourceEntry::new("link", link.clone(), metadata(&link, SECONDS));
-        tree.add(b"d", entry, Contents::Whole(Bytes::new()));
-        let file = FileKind::File { size: 4 };
+        for (directory, name, bytes, seconds) in self.files() {
+            let kind = FileKind::File { size: bytes.len() as u64 };
+            add(directory, entry(&name, kind, seconds), bytes);
+        }
+        add("d/", entry("link", FileKind::Symlink { target: self.target() }, SECONDS), Bytes::new());
         for name in ["one", "two"] {
-            let entry = SourceEntry::new(name, file.clone(), metadata(&file, SECONDS));
-            tree.add(b"", entry.link(LinkId { device: 1, inode: 7 }), Contents::Whole("both".into()));
+            let file = entry(name, FileKind::File { size: 4 }, SECONDS);
+            add("", file.link(LinkId { device: 1, inode: 7 }), "both".into());
         }
-        tree
+        MemorySource::new(directories)
     }
 
     fn target(self) -> Bytes {
@@ -79,7 +80,9 @@ impl Tree {
 
     fn entries(self) -> Entries {
         let mut entries: Entries = ["", "d", "d/e"].map(|path| (path.to_owned(), Made::Directory)).into();
-        entries.extend(self.files().map(|(path, contents, _)| (path, Made::File(contents))));
+        entries.extend(
+            self.files().map(|(above, name, bytes, _)| (format!("{above}{name}"), Made::File(bytes))),
+        );
         entries.extend(["one", "two"].map(|name| (name.to_owned(), Made::File("both".into()))));
         entries.insert("d/link".to_owned(), Made::Link(self.target()));
         entries
@@ -91,7 +94,7 @@ impl Tree {
         let summary = tree.restore(&restored).await?;
         if let Some(finding) = summary.report.findings.into_iter().next() {
             // As an archive that cannot be read.
-            let error = larder::Error::new(larder::ErrorKind::Corrupt, "restore a tree");
+            let error = Error::new(ErrorKind::Corrupt, "restore a tree");
             return Err(error.because(finding.to_string()));
         }
         let is_right = *restored.0.lock().unwrap() == self.entries() && tree.is_split() != self.is_unified;
@@ -108,36 +111,17 @@ impl Tree {
     }
 }
 
-impl World {
-    /// Backs a tree up, with detection of changes since the base.
-    pub(crate) async fn tree(
-        &self,
-        backup: &SnapshotWriter,
-        mode: Mode,
-        base: Option<&SnapshotReader>,
-        tree: Option<Tree>,
-    ) -> Result<()> {
-        let Some(tree) = tree else { return Ok(()) };
-        let source = tree.source();
-        let builder = backup.tree(NAME, &source).base_if_usable(base).chunk_bytes(64 << 10);
-        let builder = if tree.is_unified { builder.unified() } else { builder };
-        let summary = builder.await?;
-        if let Some(base) = base {
-            let of_base = self.model().mode(base.name().time());
-            self.expect_base(mode, of_base, summary.base);
-            self.count(format!("base of a tree {:?}", summary.base));
-        }
-        let (counts, opened) = (summary.counts, source.opened());
-        if counts.files_reused > 0 && opened.len() as u64 + counts.files_reused > counts.files {
-            self.violation(format_args!("files were opened and reused: {opened:?} {counts:?}"));
-        }
-        self.count(match counts.files_reused {
-            0 => "tree read",
-            reused if reused == counts.files => "tree reused",
-            _ => "tree reused in part",
-        });
-        Ok(())
-    }
+/// The contents of a file. Some are large enough for chunks of their own.
+fn contents(number: usize, bit: usize) -> Bytes {
+    static ALL: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
+        let made = |at: usize| {
+            let (number, bit) = (at / 2, at % 2);
+            let length = if number.is_multiple_of(4) { 17_000 } else { 700 };
+            noise(9000 + at as u64, length + bit).into()
+        };
+        (0..18).map(made).collect()
+    });
+    ALL[2 * number + bit].clone()
 }
 
 /// A target in memory.

@@ -1,39 +1,38 @@
 //! Chunks that are damaged behind the back of the store, verifications, and what heals them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::io::Cursor;
-use larder::backend::{ListEntry, ListQuery};
-use larder::error::ErrorKind;
-use larder::format::layout::{Key, Prefix};
-use larder::format::name::SnapshotName;
-use larder::internal::index::of_archive;
-use larder::store::{Datastore, Protection, Scope};
-use larder::verify::{self, Repair, Sample, VerifyMode, VerifyOptions, VerifyReport};
 
-use super::keyed::{Chunk, KEYS, Mode, key, with_all_keys};
-use super::make::wrong_with;
-use super::model::{BLOCK, BLOCKS, Contents, DeleteOutcome, Intent};
-use super::world::World;
+use crate::backend::{ListEntry, ListQuery};
+use crate::error::ErrorKind;
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::SnapshotName;
+use crate::simulation::blocks::{BLOCK, BLOCKS, bytes_of};
+use crate::simulation::check::wrong_with;
+use crate::simulation::keys::{Chunk, KEYS, Mode, key, with_all_keys};
+use crate::simulation::model::{DeleteOutcome, Intent};
+use crate::simulation::world::World;
+use crate::store::{Datastore, Protection, Scope};
+use crate::verify::{self, Repair, Sample, VerifyMode, VerifyOptions, VerifyReport};
 
 impl World {
     /// Deletes, cuts or changes a chunk of the first store.
-    pub(crate) async fn damage(self: &Arc<Self>) {
+    pub(crate) async fn damage(&self) {
         let block = self.below(u64::from(BLOCKS)) as u8;
         let keys = self.pick(&[[None, Some(0), Some(1)], [Some(0), Some(1), None], [Some(1), Some(0), None]]);
-        let raw = self.place.chunks().await;
+        let raw = self.host.chunks().await;
         let (mut chunk, mut found) = (Chunk { block, key: None }, None);
         for key in keys.unwrap() {
             chunk.key = key;
-            found = raw.get(&self.key_of(chunk), u64::MAX).await.ok();
+            found = raw.get(&Self::key_of(chunk), u64::MAX).await.ok();
             if found.is_some() {
                 break;
             }
         }
         let Some(object) = found else { return };
-        let key = self.key_of(chunk);
+        let key = Self::key_of(chunk);
         let mut bytes = object.bytes.to_vec();
         self.model().bad.entry(chunk).or_insert(object.bytes);
         if chunk.key.is_some() && self.one_in(2) {
@@ -43,15 +42,15 @@ impl World {
         self.log(format_args!("damage of {chunk:?}, {key:?}: {how}"));
         self.count("damage");
         match how {
-            0 => self.place.spoil(&key, None).await,
+            0 => self.host.spoil(&key, None).await,
             1 => {
                 bytes.truncate(bytes.len() / 2);
-                self.place.spoil(&key, Some(bytes)).await;
+                self.host.spoil(&key, Some(bytes)).await;
             }
             _ => {
                 let last = bytes.len() - 1;
                 bytes[last] ^= 1;
-                self.place.spoil(&key, Some(bytes)).await;
+                self.host.spoil(&key, Some(bytes)).await;
             }
         }
     }
@@ -66,23 +65,23 @@ impl World {
             1 => bytes[36] ^= 1,
             _ if other.block == chunk.block => {}
             _ => {
-                if let Ok(object) = self.place.chunks().await.get(&self.key_of(other), u64::MAX).await {
+                if let Ok(object) = self.host.chunks().await.get(&Self::key_of(other), u64::MAX).await {
                     bytes = object.bytes.to_vec();
                 }
             }
         }
-        self.log(format_args!("silent damage of {chunk:?}, {:?}: {how}, {other:?}", self.key_of(chunk)));
+        self.log(format_args!("silent damage of {chunk:?}, {:?}: {how}, {other:?}", Self::key_of(chunk)));
         self.count("silent damage");
         self.model().silent.insert(chunk);
-        let key = self.key_of(chunk);
-        self.place.spoil(&key, Some(bytes)).await;
+        let key = Self::key_of(chunk);
+        self.host.spoil(&key, Some(bytes)).await;
     }
 
-    fn key_of(&self, chunk: Chunk) -> Key {
-        Key::Chunk(self.model().digests[&chunk])
+    fn key_of(chunk: Chunk) -> Key {
+        Key::Chunk(chunk.digest())
     }
 
-    pub(crate) async fn verify(self: &Arc<Self>) {
+    pub(crate) async fn verify(&self) {
         let (number, store) = self.a_store();
         let mut options = VerifyOptions::default();
         options = match self.below(4) {
@@ -168,9 +167,9 @@ impl World {
             return;
         }
         let bad = self.model().bad.clone();
-        let raw = self.place.chunks().await;
+        let raw = self.host.chunks().await;
         for (chunk, pristine) in bad {
-            match raw.get(&self.key_of(chunk), u64::MAX).await {
+            match raw.get(&Self::key_of(chunk), u64::MAX).await {
                 Ok(object) if chunk.is_whole(&object.bytes, &pristine) => {
                     self.log(format_args!("{chunk:?} is good again"));
                     self.model().bad.remove(&chunk);
@@ -189,9 +188,15 @@ impl World {
             let chunks_of = |name: &SnapshotName| {
                 own.get(name).cloned().unwrap_or_else(|| self.model().chunks(name.time()))
             };
-            let bad: BTreeSet<Chunk> = self.model().bad.keys().copied().collect();
             let report = self.verified(&store).await;
             let damaged: BTreeSet<_> = report.damaged.iter().map(|damaged| damaged.name.clone()).collect();
+            if self.host.is_packed {
+                // A chunk may have another copy, which is good: what is sound has no bad chunk. A restore proves it later.
+                let sound = finished.keys().filter(|name| !damaged.contains(*name));
+                let good: BTreeSet<_> = sound.flat_map(chunks_of).collect();
+                self.model().bad.retain(|chunk, _| !good.contains(chunk));
+            }
+            let bad: BTreeSet<Chunk> = self.model().bad.keys().copied().collect();
             let hurt = finished.keys().filter(|name| !chunks_of(name).is_disjoint(&bad));
             let hurt: BTreeSet<SnapshotName> = hurt.cloned().collect();
             if damaged != hurt {
@@ -213,6 +218,7 @@ impl World {
                     own.insert(self.back_up_chunks(&store, key, &with_key).await, with_key);
                 }
             }
+            self.settle().await;
             self.forget_healed(0).await;
             // Damage of an unreferenced chunk cannot have been detected before.
             let left: Vec<Chunk> = self.model().bad.keys().copied().filter(|c| known.contains(c)).collect();
@@ -246,7 +252,7 @@ impl World {
         let backup = store.backup(&group).time(SystemTime::from(time));
         let backup = key.map_or(Mode::Plain, Mode::Encrypt).of(backup).begin().await.unwrap();
         for Chunk { block, .. } in chunks {
-            let data = Contents::bytes(&[*block]);
+            let data = bytes_of(&[*block]);
             let size = data.len() as u64;
             let image = backup.image(format!("{block}.img"), Cursor::new(data), size);
             image.chunk_bytes(BLOCK as u64).await.unwrap();
@@ -263,6 +269,7 @@ impl World {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             done => drop(done.unwrap()),
         }
+        self.settle().await;
         let (_, unfinished) = self.listed(number).await;
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
@@ -276,6 +283,7 @@ impl World {
                 }
             }
         }
+        self.settle().await;
     }
 
     /// After a garbage collection, the store has exactly the chunks that the snapshots need.
@@ -286,7 +294,7 @@ impl World {
         for name in finished.keys() {
             let model = self.model();
             let chunks = model.chunks(name.time());
-            wanted.extend(chunks.into_iter().map(|chunk| Key::Chunk(model.digests[&chunk]).to_string()));
+            wanted.extend(chunks.into_iter().map(|chunk| Key::Chunk(chunk.digest()).to_string()));
         }
         if number == 1 {
             return;
@@ -300,13 +308,13 @@ impl World {
             let snapshot = self.open(&store, name, mode).await.unwrap();
             for archive in tree.iter().flat_map(|tree| tree.archives()) {
                 let archive = snapshot.archive(archive).await.unwrap();
-                wanted.extend(of_archive(&archive).iter().map(|chunk| Key::Chunk(chunk.digest).to_string()));
+                wanted.extend(archive.index().iter().map(|chunk| Key::Chunk(chunk.digest).to_string()));
             }
         }
         let found = self.chunk_paths().await;
         let lost: Vec<_> = wanted.difference(&found).collect();
         let mut too_many: Vec<_> = found.difference(&wanted).collect();
-        if self.place.is_packed {
+        if self.host.is_packed {
             // A pack with little unused stays as it is.
             let used = self.packs_of(wanted.iter().filter(|path| found.contains(*path))).await;
             let all = self.packs_of(&too_many).await;
@@ -324,7 +332,7 @@ impl World {
 
     /// The packs of these chunks.
     async fn packs_of(&self, paths: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<String> {
-        let chunks = self.place.chunks().await;
+        let chunks = self.host.chunks().await;
         let mut packs = Vec::new();
         for path in paths {
             let info = chunks.head(&path.as_ref().parse().unwrap()).await.unwrap();
@@ -335,7 +343,7 @@ impl World {
 
     async fn chunk_paths(&self) -> BTreeSet<String> {
         let (mut paths, mut cursor) = (BTreeSet::new(), None);
-        let raw = self.place.chunks().await;
+        let raw = self.host.chunks().await;
         loop {
             let query = ListQuery::all(Prefix::Chunks);
             let page = raw.list(&query, cursor.as_ref()).await.unwrap();
@@ -363,5 +371,6 @@ impl World {
             };
             self.end(&[token], |_| fate);
         }
+        self.settle().await;
     }
 }

@@ -1,17 +1,16 @@
 //! Syncs from the first store to the second.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use larder::error::Result;
-use larder::format::name::{Namespace, SnapshotName};
-use larder::sync::{self, SyncCandidates, SyncOptions, SyncReport};
+use crate::error::Result;
+use crate::format::name::{Namespace, SnapshotName};
+use crate::sync::{self, SyncCandidates, SyncOptions, SyncReport};
 
-use super::model::{DeleteOutcome, Intent, Wide};
-use super::world::World;
+use crate::simulation::model::{DeleteOutcome, Intent, Wide};
+use crate::simulation::world::World;
 
 impl World {
-    pub(crate) async fn sync(self: &Arc<Self>) {
+    pub(crate) async fn sync(&self) {
         let removes = self.one_in(6);
         let options = self.sync_options(removes);
         self.log(format_args!("sync: {options:?}"));

@@ -2,65 +2,96 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Deref;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::{AbortHandle, poll_fn};
-use larder::error::ErrorKind;
-use larder::format::name::{GroupName, Namespace, SnapshotName};
-use larder::internal::listing::ShortPages as _;
-use larder::rt::{Runtime, SimRuntime};
-use larder::store::{Datastore, Options};
 
-use super::model::{DeleteOutcome, Dice, Model, Token};
-use super::place::{Kind, Place};
+use crate::backend::MemoryBackend;
+use crate::error::ErrorKind;
+use crate::format::name::{GroupName, Namespace, SnapshotName};
+use crate::rt::{Runtime as _, SimRuntime};
+use crate::simulation::dice::Dice;
+use crate::simulation::host::Host;
+use crate::simulation::model::{DeleteOutcome, Model, Token};
+use crate::store::{Datastore, Options};
 
-/// Decisions made once for a history.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub damages: bool,
-    pub faults: bool,
+/// Everything that a history is about, in the hands of one step: its own dice decide what it does, so that a history without another
+/// step does not change it.
+#[derive(Debug)]
+pub(crate) struct World {
+    dice: Mutex<Dice>,
+    shared: Arc<Shared>,
 }
 
-/// Everything that a history is about.
-pub(crate) struct World {
+#[derive(Debug)]
+pub(crate) struct Shared {
     pub aborts: Mutex<Vec<AbortHandle>>,
     counts: Mutex<BTreeMap<String, u64>>,
-    dice: Mutex<Dice>,
-    log: Mutex<Vec<String>>,
+    /// Chunks may be damaged.
+    pub damages: bool,
+    /// Requests may fail.
+    pub faults: bool,
+    handed_over: AtomicBool,
+    pub host: Host,
+    /// `None` if nobody wants it: most of the time of a history would go there.
+    log: Option<Mutex<Vec<String>>>,
     model: Mutex<Model>,
-    pub place: Place,
-    pub plan: Plan,
     pub sim: SimRuntime,
     stores: Mutex<Vec<Datastore>>,
 }
 
+impl Deref for World {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// Facts that hold for a whole history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nature {
+    pub damages: bool,
+    pub faults: bool,
+    pub is_told: bool,
+    pub seed: u64,
+}
+
 impl World {
-    pub(crate) async fn new(sim: &SimRuntime, seed: u64) -> Arc<Self> {
-        let mut dice = Dice::new(seed);
-        let plan = Plan { damages: dice.one_in(2), faults: !dice.one_in(4) };
-        let place = Place::new(sim, seed).await;
-        let first = place.create().await;
-        let other = larder::backend::MemoryBackend::new(Arc::new(sim.clone())).page_entries(5);
+    pub(crate) async fn new(sim: &SimRuntime, host: Host, nature: Nature) -> Self {
+        let first = host.create().await;
+        let other = MemoryBackend::new(Arc::new(sim.clone())).pages_of(5);
         let second = Datastore::create(Arc::new(other), Options::default()).await.unwrap();
         for store in [&first, &second] {
             for namespace in ["a", "a/b", "c"] {
                 store.create_namespace(&namespace.parse().unwrap()).await.unwrap();
+                // A listing finds the namespace above.
+                sim.sleep(host.place.max_lag()).await;
             }
         }
-        Arc::new(Self {
+        let shared = Shared {
             aborts: Mutex::default(),
             counts: Mutex::default(),
-            dice: Mutex::new(dice),
-            log: Mutex::default(),
-            model: Mutex::new(Model::new(seed)),
-            place,
-            plan,
+            damages: nature.damages,
+            faults: nature.faults,
+            handed_over: AtomicBool::new(false),
+            host,
+            log: nature.is_told.then(Mutex::default),
+            model: Mutex::new(Model::new(nature.seed)),
             sim: sim.clone(),
             stores: Mutex::new(vec![first, second]),
-        })
+        };
+        Self { dice: Mutex::new(Dice::new(nature.seed)), shared: Arc::new(shared) }
+    }
+
+    /// The world in the hands of a step with this seed.
+    pub(crate) fn of_step(&self, seed: u64) -> Self {
+        Self { dice: Mutex::new(Dice::new(seed)), shared: Arc::clone(&self.shared) }
     }
 
     pub(crate) fn model(&self) -> MutexGuard<'_, Model> {
@@ -118,15 +149,13 @@ impl World {
     }
 
     pub(crate) fn log(&self, line: fmt::Arguments<'_>) {
-        let line = format!("{:>12.3?} {line}", self.sim.monotonic());
-        if std::env::var_os("LARDER_TELL").is_some() {
-            eprintln!("{line}");
+        if let Some(log) = &self.log {
+            log.lock().unwrap().push(format!("{:>12.3?} {line}", self.sim.monotonic()));
         }
-        self.log.lock().unwrap().push(line);
     }
 
-    pub(crate) fn history(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+    pub(crate) fn history(&self) -> Vec<String> {
+        self.log.as_ref().map(|log| log.lock().unwrap().clone()).unwrap_or_default()
     }
 
     /// Something happened that a test may want to know of.
@@ -143,13 +172,22 @@ impl World {
         self.model().violations.push(what.to_string());
     }
 
+    /// Another process took the store over from a living one.
+    pub(crate) fn set_handed_over(&self) {
+        self.handed_over.store(true, Ordering::Relaxed);
+    }
+
+    fn has_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Relaxed)
+    }
+
     /// Returns `true` if requests may be executed after they failed.
     pub(crate) fn may_be_late(&self) -> bool {
-        self.plan.faults && self.place.kind == Kind::Remote
+        (self.faults || self.has_handed_over()) && self.host.may_be_late()
     }
 
     pub(crate) fn has_crashed(&self) -> bool {
-        self.place.crashes().has_crashed()
+        self.host.crashes().has_crashed()
     }
 
     /// Runs it to its end, or drops it in the middle.
@@ -181,6 +219,11 @@ impl World {
         self.sim.sleep(pause).await;
     }
 
+    /// Waits until listings show everything.
+    pub(crate) async fn settle(&self) {
+        self.sim.sleep(self.host.place.max_lag()).await;
+    }
+
     pub(crate) fn end(&self, tokens: &[Token], fate: impl Fn(&SnapshotName) -> DeleteOutcome) {
         let mut model = self.model();
         for token in tokens {
@@ -205,8 +248,8 @@ impl World {
     /// Returns `true` if an operation may fail this way.
     pub(crate) fn expect_kind(&self, kind: ErrorKind) {
         let is_expected = match kind {
-            ErrorKind::Unavailable => self.plan.faults,
-            ErrorKind::Corrupt => self.plan.damages,
+            ErrorKind::Unavailable => self.faults,
+            ErrorKind::Corrupt => self.damages,
             ErrorKind::Internal
             | ErrorKind::Full
             | ErrorKind::KeyRequired

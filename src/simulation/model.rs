@@ -2,32 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use larder::format::Digest;
-use larder::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use crate::format::name::{BackupTime, GroupName, Namespace, SnapshotName};
+use crate::simulation::blocks::{BLOCKS, SHORT};
+use crate::simulation::dice::Dice;
+use crate::simulation::keys::{Chunk, MODES, Mode};
+use crate::simulation::tree::{Tree, VERSIONS};
 
-use super::keyed::{Chunk, KEYS, MODES, Mode};
-use super::trees::{Tree, VERSIONS};
-use crate::noise;
-
-/// The number of bytes of a chunk.
-pub(crate) const BLOCK: usize = 4096;
-/// The number of different blocks, the last few of them shorter. The first is of zeros.
-pub(crate) const BLOCKS: u8 = 14;
-const SHORT: u8 = 2;
 /// The time of the first snapshot: when virtual time begins.
 const FIRST_TIME: i64 = 1_735_689_600;
 
 /// A store, and one of its snapshots.
 pub(crate) type Spot = (usize, SnapshotName);
-
-/// A block by its number.
-pub(crate) fn block(number: u8) -> Vec<u8> {
-    match number {
-        0 => vec![0; BLOCK],
-        short if short >= BLOCKS - SHORT => noise(u64::from(short) + 1000, 100),
-        long => noise(u64::from(long) + 1000, BLOCK),
-    }
-}
 
 /// The contents of a snapshot: blocks by their numbers, and a tree. A snapshot without an image has a stream, and vice versa.
 #[derive(Clone, Debug, Default)]
@@ -38,41 +23,10 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    pub(crate) fn bytes(blocks: &[u8]) -> Vec<u8> {
-        blocks.iter().map(|number| block(*number)).collect::<Vec<_>>().concat()
-    }
-
     /// The chunks of a snapshot with these contents.
     pub(crate) fn chunks(&self, mode: Mode) -> BTreeSet<Chunk> {
         let key = mode.chunk_key();
         self.image.iter().chain(&self.stream).map(|block| Chunk { block: *block, key }).collect()
-    }
-}
-
-/// Decides everything that the runtime does not.
-#[derive(Debug)]
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    pub(crate) fn below(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    pub(crate) fn one_in(&mut self, sides: u64) -> bool {
-        self.below(sides) == 0
-    }
-
-    pub(crate) fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
-        let sides = u64::try_from(from.len()).unwrap();
-        (sides > 0).then(|| from[usize::try_from(self.below(sides)).unwrap()].clone())
     }
 }
 
@@ -149,7 +103,6 @@ impl Wide {
 pub(crate) struct Model {
     /// Chunks of the first store that were damaged and may be bad, with the stored bytes of before.
     pub bad: BTreeMap<Chunk, bytes::Bytes>,
-    pub digests: BTreeMap<Chunk, Digest>,
     /// At least one of the two exists, if no operation changed them since.
     links: Vec<[(Spot, u64); 2]>,
     pub locations: BTreeMap<Spot, Location>,
@@ -164,11 +117,8 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(seed: u64) -> Self {
-        let keys = || std::iter::once(None).chain((0..KEYS).map(Some));
-        let chunks = keys().flat_map(|key| (0..BLOCKS).map(move |block| Chunk { block, key }));
         Self {
             bad: BTreeMap::new(),
-            digests: chunks.map(|chunk| (chunk, chunk.digest())).collect(),
             links: Vec::new(),
             locations: BTreeMap::new(),
             next_time: FIRST_TIME,

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use larder::backend::LockReach;
-use larder::error::{ErrorKind, Result};
-use larder::format::name::{GroupName, Namespace, SnapshotName};
-use larder::gc::{self, GcEnd, GcOptions, Sizes};
-use larder::prune::{self, PruneOptions, PruneOutcome};
-use larder::retention::{Decision, RetentionRules};
-use larder::rt::Runtime as _;
-use larder::store::{Datastore, Deletion, Protection, Scope};
-
-use super::model::{DeleteOutcome, Intent, Tri, Wide};
-use super::world::World;
+use crate::backend::LockReach;
+use crate::error::{ErrorKind, Result};
+use crate::format::name::{GroupName, Namespace, SnapshotName};
+use crate::gc::{self, GcEnd, GcOptions, Sizes};
+use crate::prune::{self, PruneOptions, PruneOutcome};
+use crate::retention::{Decision, RetentionRules};
+use crate::rt::Runtime as _;
+use crate::simulation::model::{DeleteOutcome, Intent, Tri, Wide};
+use crate::simulation::world::World;
+use crate::store::{Datastore, Deletion, Protection, Scope};
 
 impl World {
-    pub(crate) async fn delete_snapshot(self: &Arc<Self>) {
+    pub(crate) async fn delete_snapshot(&self) {
         let (number, store) = self.a_store();
         let Some(name) = self.a_snapshot(number) else { return };
         self.log(format_args!("{number}: delete {name}"));
@@ -36,7 +35,7 @@ impl World {
         self.end(&[token], |_| fate);
     }
 
-    pub(crate) async fn delete_many(self: &Arc<Self>) {
+    pub(crate) async fn delete_many(&self) {
         let ((number, store), group) = (self.a_store(), self.a_group());
         let namespace: Namespace = self.pick(&["a/b", "c", "d"]).unwrap().parse().unwrap();
         if self.below(3) > 0 {
@@ -51,7 +50,7 @@ impl World {
         }
     }
 
-    async fn delete_wide(self: &Arc<Self>, wide: Wide, work: impl Future<Output = Result<Deletion>>) {
+    async fn delete_wide(&self, wide: Wide, work: impl Future<Output = Result<Deletion>>) {
         let (number, tokens) = self.model().begin_wide(wide);
         match self.perhaps(work).await {
             Some(Ok(done)) => {
@@ -73,7 +72,7 @@ impl World {
         self.model().end_wide(number, &tokens);
     }
 
-    pub(crate) async fn prune(self: &Arc<Self>) {
+    pub(crate) async fn prune(&self) {
         let ((number, store), group) = (self.a_store(), self.a_group());
         let scope = match self.below(3) {
             0 => Scope::Tree(Namespace::root()),
@@ -120,7 +119,7 @@ impl World {
         self.end(&tokens, |name| *fates.get(name).unwrap_or(&other));
     }
 
-    pub(crate) async fn protect(self: &Arc<Self>) {
+    pub(crate) async fn protect(&self) {
         let (number, store) = self.a_store();
         let Some(name) = self.a_snapshot(number) else { return };
         let on = !self.one_in(3);
@@ -148,7 +147,7 @@ impl World {
         self.model().guarded(&spot, guards, guarded);
     }
 
-    pub(crate) async fn annotate(self: &Arc<Self>) {
+    pub(crate) async fn annotate(&self) {
         let (number, store) = self.a_store();
         let Some(name) = self.a_snapshot(number) else { return };
         self.log(format_args!("{number}: notes of {name}"));
@@ -158,13 +157,13 @@ impl World {
         }
     }
 
-    pub(crate) async fn collect(self: &Arc<Self>) {
+    pub(crate) async fn collect(&self) {
         let (number, store) = self.a_store();
         let abort = Arc::new(AtomicBool::new(false));
-        let mut options =
-            GcOptions::default().max_garbage(100).abort(Arc::clone(&abort)).listing_lag(Duration::ZERO);
-        options = options.grace(Duration::from_secs(if self.one_in(2) { 0 } else { self.below(1000) }));
-        if self.one_in(2) {
+        let lag = self.host.place.max_lag();
+        let mut options = GcOptions::default().max_garbage(100).abort(Arc::clone(&abort)).listing_lag(lag);
+        options = options.grace(lag + Duration::from_secs(if self.one_in(2) { 0 } else { self.below(1000) }));
+        if lag.is_zero() && self.one_in(2) {
             options = options.consistent_listings();
         }
         if self.one_in(3) {
@@ -173,10 +172,10 @@ impl World {
         if self.one_in(3) {
             options = options.sizes(Sizes::Unused);
         }
-        if self.place.raw.capabilities().lock_reach == LockReach::Process {
+        if self.host.raw().capabilities().lock_reach == LockReach::Process {
             options = options.only_process();
         }
-        if self.place.is_packed && self.one_in(2) {
+        if self.host.is_packed && self.one_in(2) {
             options = options.max_unused(0);
         }
         self.log(format_args!("{number}: collect {options:?}"));
@@ -198,7 +197,7 @@ impl World {
         options: GcOptions,
         abort: &AtomicBool,
     ) -> Result<()> {
-        let was_damaged = self.plan.damages;
+        let was_damaged = self.damages;
         let plan = gc::plan(store, options).await?;
         self.log(format_args!(
             "{number}: {} garbage, {} waiting, {} missing",
@@ -236,18 +235,18 @@ impl World {
 
     /// Collects garbage when nothing goes wrong, as often as it takes.
     pub(crate) async fn collect_everything(&self, number: usize) {
-        let store = self.store(number);
+        let (store, lag) = (self.store(number), self.host.place.max_lag());
         for _ in 0..2 {
-            let mut options =
-                GcOptions::default().max_garbage(100).grace(Duration::ZERO).listing_lag(Duration::ZERO);
-            if self.place.is_packed {
+            let mut options = GcOptions::default().max_garbage(100).grace(lag).listing_lag(lag);
+            if self.host.is_packed {
                 options = options.max_unused(0);
             }
-            if self.place.raw.capabilities().lock_reach == LockReach::Process {
+            if self.host.raw().capabilities().lock_reach == LockReach::Process {
                 options = options.only_process();
             }
             let mut plan = gc::plan(&store, options).await.unwrap().confirm();
             let report = plan.execute().await.unwrap();
+            self.log(format_args!("{number}: collected everything: {report:?}"));
             if !matches!(report.end, GcEnd::Complete) || report.failed > 0 {
                 self.violation(format_args!(
                     "{number}: nothing went wrong, and the collection failed: {report:?}"

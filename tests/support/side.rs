@@ -18,8 +18,10 @@ use larder::rt::Runtime;
 use larder::store::{Datastore, Scope, SnapshotReader, WriterTarget};
 use larder::verify::{self, VerifyOptions};
 
-use super::model::{BLOCK, Dice};
 use crate::noise;
+
+/// The number of bytes of a chunk.
+const BLOCK: usize = 4096;
 
 /// State shared by the loops.
 struct Side {
@@ -84,6 +86,22 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, collector
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
 
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        self.0 += 1;
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&noise(self.0, 8));
+        u64::from_le_bytes(bytes) % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.below(sides) == 0
+    }
+}
+
 impl Side {
     /// Returns `true` if another round is due. Others have their turn first: in memory, some loops never wait.
     async fn goes_on(&self) -> bool {
@@ -113,10 +131,11 @@ fn bytes_of(blocks: &[u8]) -> Vec<u8> {
 }
 
 async fn backups(side: Arc<Side>, group: GroupName, seed: u64) {
-    let mut dice = Dice::new(seed);
+    let mut dice = Dice(seed << 32);
     while side.goes_on().await {
-        let blocks: Vec<u8> =
-            (0..6).map(|at| if dice.one_in(3) { dice.below(250) as u8 } else { at }).collect();
+        let blocks: Vec<u8> = (0..6)
+            .map(|at| if dice.one_in(3) { u8::try_from(dice.below(250)).unwrap() } else { at })
+            .collect();
         let data = bytes_of(&blocks);
         let base = match side.store.latest(&group).await.unwrap() {
             Some(newest) if dice.one_in(2) => side.store.snapshot(&newest).await.ok(),
@@ -157,13 +176,14 @@ async fn restored(snapshot: &SnapshotReader) -> larder::error::Result<Vec<u8>> {
 }
 
 async fn restores(side: Arc<Side>) {
-    let mut dice = Dice::new(100);
+    let mut dice = Dice(100 << 32);
     while side.goes_on().await {
         let names: Vec<_> = {
             let acknowledged = side.acknowledged.lock().unwrap();
             acknowledged.iter().map(|(name, blocks)| (name.clone(), blocks.clone())).collect()
         };
-        let Some((name, blocks)) = dice.pick(&names) else {
+        let drawn = usize::try_from(dice.below(names.len().max(1) as u64)).unwrap();
+        let Some((name, blocks)) = names.get(drawn).cloned() else {
             // No snapshot exists yet.
             side.runtime.sleep(Duration::from_millis(1)).await;
             continue;

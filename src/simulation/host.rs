@@ -1,0 +1,215 @@
+//! The processes of a history: their backends, what may go wrong there, and how the next one begins.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::backend::fault::FaultBackend;
+use crate::backend::{Backend, PutMode, Removal};
+use crate::error::ErrorKind;
+use crate::format::layout::Key;
+use crate::local::{LocalOptions, LocalState};
+use crate::packs::{Limits, PackedBackend};
+use crate::rt::{Runtime, SimRuntime};
+use crate::simulation::place::Place;
+use crate::store::{Datastore, Options, PackOptions};
+
+/// The present process.
+#[derive(Clone, Debug)]
+struct Process {
+    /// The part that dies with it.
+    crashes: Arc<FaultBackend>,
+    /// Faults of single requests, also after the process that sent them died.
+    faults: Arc<FaultBackend>,
+    raw: Arc<dyn Backend>,
+}
+
+/// The place of the first store, and its processes.
+#[derive(Debug)]
+pub(crate) struct Host {
+    instances: Mutex<u64>,
+    pub is_packed: bool,
+    /// Directory of the local state; `None` for processes without one.
+    local: Option<PathBuf>,
+    pub place: Arc<dyn Place>,
+    process: Mutex<Option<Process>>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Host {
+    pub(crate) fn new(
+        sim: &SimRuntime,
+        place: Arc<dyn Place>,
+        is_packed: bool,
+        local: Option<PathBuf>,
+    ) -> Self {
+        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+        Self { instances: Mutex::default(), is_packed, local, place, process: Mutex::default(), runtime }
+    }
+
+    fn process(&self) -> Process {
+        self.process.lock().unwrap().clone().unwrap()
+    }
+
+    /// The real contents.
+    pub(crate) fn raw(&self) -> Arc<dyn Backend> {
+        self.process().raw
+    }
+
+    pub(crate) fn faults(&self) -> Arc<FaultBackend> {
+        self.process().faults
+    }
+
+    /// The backend of this process, which may crash.
+    pub(crate) fn crashes(&self) -> Arc<FaultBackend> {
+        self.process().crashes
+    }
+
+    /// Returns `true` if requests may be executed after they failed.
+    pub(crate) fn may_be_late(&self) -> bool {
+        !self.place.max_late().is_zero()
+    }
+
+    /// The real chunks.
+    pub(crate) async fn chunks(&self) -> Arc<dyn Backend> {
+        if !self.is_packed {
+            return self.raw();
+        }
+        let limits =
+            Limits { index_bytes: 8 << 20, local: None, memory_bytes: 32 << 20, target_bytes: 8 << 20 };
+        Arc::new(PackedBackend::open(self.raw(), "", limits).await.unwrap())
+    }
+
+    /// Replaces the bytes of a chunk past the rules of the store, or removes it. In packs they take the place of the old ones, as far as they
+    /// fit, and a removed one becomes zeros.
+    pub(crate) async fn spoil(&self, key: &Key, bytes: Option<Vec<u8>>) {
+        let raw = self.raw();
+        if !self.is_packed {
+            match bytes {
+                None => drop(raw.delete(&[Removal::any(key.clone())]).await.unwrap()),
+                Some(bytes) => drop(raw.put(key, bytes.into(), PutMode::Replace).await.unwrap()),
+            }
+            return;
+        }
+        // A chunk with several copies shows an intact one.
+        for _ in 0..20 {
+            let Ok(found) = self.chunks().await.get(key, u64::MAX).await else { return };
+            let mut wanted = bytes.clone().unwrap_or_default();
+            wanted.resize(found.bytes.len(), 0);
+            if found.bytes == wanted {
+                return;
+            }
+            let (pack, offset) = found.info.version.as_str().split_once(':').unwrap();
+            let (pack, offset) = (Key::Pack(pack.parse().unwrap()), offset.parse::<usize>().unwrap());
+            let Ok(whole) = raw.get(&pack, u64::MAX).await else { continue };
+            let mut whole = whole.bytes.to_vec();
+            whole[offset..offset + wanted.len()].copy_from_slice(&wanted);
+            raw.put(&pack, whole.into(), PutMode::Replace).await.unwrap();
+        }
+        panic!("there is always another intact copy of {key}");
+    }
+
+    /// A new process: its backend and its choices.
+    async fn start(&self) -> (Arc<FaultBackend>, Options) {
+        let mut options = Options::default();
+        let instance = {
+            let mut instances = self.instances.lock().unwrap();
+            // A process with local state is the same instance as the last one.
+            *instances += u64::from(self.local.is_none());
+            *instances
+        };
+        let mut attempts = 0..100;
+        let raw = loop {
+            match self.place.open(instance).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable && attempts.next().is_some() => {}
+                raw => break raw.unwrap(),
+            }
+        };
+        if let Some(directory) = &self.local {
+            options = options.local_state(self.local_state(directory).await);
+        }
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&raw)));
+        let crashes = Arc::new(FaultBackend::new(Arc::clone(&faults) as _));
+        *self.process.lock().unwrap() = Some(Process { crashes: Arc::clone(&crashes), faults, raw });
+        (crashes, options)
+    }
+
+    async fn local_state(&self, directory: &Path) -> Arc<LocalState> {
+        // A snapshot that is being finished waits for pending deletes, also if its process is dead here.
+        for attempt in 0..4000 {
+            let options = LocalOptions::default().cache_bytes(100_000);
+            match LocalState::open(&self.runtime, directory.join("local"), options).await {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    let pause =
+                        if attempt < 1000 { Duration::from_millis(10) } else { Duration::from_secs(1) };
+                    self.runtime.sleep(pause).await;
+                }
+                local => return local.unwrap(),
+            }
+        }
+        panic!("what was dropped keeps the local state");
+    }
+
+    pub(crate) async fn create(&self) -> Datastore {
+        let (backend, options) = self.start().await;
+        let options = if self.is_packed { options.packed(PackOptions::default()) } else { options };
+        Datastore::create(backend, options).await.unwrap()
+    }
+
+    /// Opens it in another process. `None` if yet another one has it meanwhile.
+    pub(crate) async fn reopen(&self) -> Option<Datastore> {
+        let (backend, options) = self.start().await;
+        for _ in 0..100 {
+            match Datastore::open(Arc::clone(&backend) as _, options.clone()).await {
+                Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                Err(error) if error.kind() == ErrorKind::Busy && !Arc::ptr_eq(&backend, &self.crashes()) => {
+                    return None;
+                }
+                store => return Some(store.unwrap()),
+            }
+        }
+        panic!("the store cannot be opened");
+    }
+
+    pub(crate) fn has_local_state(&self) -> bool {
+        self.local.is_some()
+    }
+
+    /// Keeps a copy of the local state for later.
+    pub(crate) fn copy_local(&self) {
+        let Some(directory) = &self.local else { return };
+        let copy = directory.join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        copy_directory(&directory.join("local"), &copy);
+    }
+
+    /// Puts the copy in the place of the local state.
+    pub(crate) fn put_copy_back(&self) {
+        let Some(directory) = &self.local else { return };
+        let copy = directory.join("copy");
+        if copy.exists() {
+            self.forget_local();
+            copy_directory(&copy, &directory.join("local"));
+        }
+    }
+
+    pub(crate) fn forget_local(&self) {
+        if let Some(directory) = &self.local {
+            let _ = std::fs::remove_dir_all(directory.join("local"));
+        }
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    std::fs::create_dir_all(to).unwrap();
+    for entry in entries {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
