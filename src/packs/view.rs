@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::format::Digest;
+use crate::format::larder::pack::PackClass;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
-use crate::format::larder::pack::PackClass;
 use crate::format::larder::segment::head::SegmentHead;
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
