@@ -28,8 +28,9 @@
 //! ```
 //! A put of a chunk is complete when the chunk is in an open pack. So a barrier promises what the contract of [`Backend`] says, and a crash
 //! before it leaves packs that no segment names, which a collection adopts, or nothing. A barrier that fails keeps the chunks in memory,
-//! and each put and barrier fails until a barrier has stored them. Segments are also stored after sixteen packs, or when five minutes have
-//! passed since the last one, so that an interrupted first backup finds its chunks again.
+//! and each put and barrier fails until a barrier has stored them. Between barriers, a segment is stored
+//! after sixteen packs or a 32nd of them, and after five minutes or a 32nd of the time, whichever is more: so an interrupted first backup finds
+//! its chunks again, and a long one leaves few segments.
 //!
 //! # Views
 //! Each handle has a view: the segments that it read, and its own packs. Segments only add facts: records of copies, names of packs that

@@ -25,6 +25,13 @@ use crate::rt::semaphore::Permit;
 /// Bytes that a pack may exceed its target by, so that chunks of a power of two fill it in spite of their headers.
 pub(super) const SLACK_BYTES: usize = 64 << 10;
 
+/// Minimum number of stored packs for which a segment is stored before the next barrier.
+const LEAST_PACKS: usize = 16;
+/// Minimum time after which stored packs get a segment before the next barrier.
+const LEAST_TIME: Duration = Duration::from_mins(5);
+/// Part of a flow of packs that a segment has at least.
+const PARTS: usize = 32;
+
 /// Maximum number of open packs: one of each class.
 const OPEN_PACKS: u64 = 2;
 
@@ -37,6 +44,8 @@ pub(super) struct Writer {
     pub(super) drops: BTreeSet<PackName>,
     /// The failure after which chunks are only in memory.
     pub(super) failed: Option<Error>,
+    /// Since the last barrier.
+    pub(super) flow: Flow,
     /// When the last segment was stored.
     pub(super) last_recorded: Duration,
     next_pack: u32,
@@ -54,10 +63,32 @@ pub(super) struct Writer {
     waiting: Vec<oneshot::Sender<()>>,
 }
 
+/// A flow of packs without a barrier, such as of a first backup.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flow {
+    began: Duration,
+    packs: usize,
+}
+
+impl Flow {
+    /// A flow that begins now.
+    pub(super) fn new(now: Duration) -> Self {
+        Self { began: now, packs: 0 }
+    }
+
+    /// Returns `true` if it is time for a segment with this number of packs, after this time since the last one. A flow that lasts gets segments
+    /// that grow with it: so there are few, and an interruption costs a small part of it.
+    pub(super) fn is_segment_due(&self, packs: usize, since: Duration, now: Duration) -> bool {
+        let lasted = now.saturating_sub(self.began);
+        packs >= LEAST_PACKS.max(self.packs / PARTS)
+            || (packs > 0 && since >= LEAST_TIME.max(lasted / u32::try_from(PARTS).unwrap_or(u32::MAX)))
+    }
+}
+
 impl Writer {
     /// A writer that begins now.
     pub(super) fn new(now: Duration) -> Self {
-        Self { last_recorded: now, ..Self::default() }
+        Self { flow: Flow::new(now), last_recorded: now, ..Self::default() }
     }
 }
 
@@ -117,6 +148,7 @@ impl State {
     fn begin_pack(&mut self, packs: &Packs, class: PackClass) -> u32 {
         let name = PackName { session: packs.session, n: self.writer.next_pack };
         self.writer.next_pack += 1;
+        self.writer.flow.packs += 1;
         let number = self.view.number_of(name, class, 0);
         if let Some(info) = self.view.pack_mut(number) {
             let buffer = packs.buffers.take(packs.target_bytes + SLACK_BYTES);
@@ -357,6 +389,27 @@ mod tests {
             None => 0,
         };
         state.view.in_memory().into_iter().map(contents).sum()
+    }
+
+    #[test]
+    fn a_long_flow_of_packs_leaves_few_segments() {
+        let second = Duration::from_secs(1);
+        let (mut flow, mut now, mut last, mut ready, mut segments) =
+            (Flow::new(second), second, second, 0, 0_u32);
+        for _ in 0..100_000 {
+            (flow.packs, ready, now) = (flow.packs + 1, ready + 1, now + second);
+            if flow.is_segment_due(ready, now - last, now) {
+                assert!(ready >= 16 && ready <= flow.packs / 32 + 16);
+                (segments, ready, last) = (segments + 1, 0, now);
+            }
+        }
+        assert!((150..250).contains(&segments), "{segments}");
+        // A slow one gets them by time.
+        let flow = Flow { packs: 3, ..Flow::new(second) };
+        assert!(!flow.is_segment_due(0, 1000 * second, 1000 * second));
+        assert!(!flow.is_segment_due(1, 299 * second, 1000 * second));
+        assert!(flow.is_segment_due(1, 300 * second, 1000 * second));
+        assert!(!flow.is_segment_due(1, 300 * second, 20_000 * second));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 
@@ -13,13 +13,9 @@ use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentWriteError};
 use crate::format::layout::Key;
+use crate::packs::put::Flow;
 use crate::packs::view::Contents;
 use crate::packs::{Packs, State};
-
-/// Number of stored packs after which a segment is stored.
-const PACKS_IN_SEGMENT: usize = 16;
-/// Time after which stored packs are named by a segment.
-const SEGMENT_TIME: Duration = Duration::from_mins(5);
 
 impl Packs {
     /// Starts to store closed packs, each as a task of its own.
@@ -67,7 +63,9 @@ impl Packs {
             // The sender is kept until it is used.
             let _ = waiting.await;
         }
-        self.record().await
+        self.record().await?;
+        self.state().writer.flow = Flow::new(self.runtime().monotonic());
+        Ok(())
     }
 
     /// Stores a segment with all that no segment has, if there is anything.
@@ -201,8 +199,8 @@ impl Sending {
             }
             state.notify();
             let ready = state.stored_unrecorded().len();
-            ready >= PACKS_IN_SEGMENT
-                || (ready > 0 && now.saturating_sub(state.writer.last_recorded) >= SEGMENT_TIME)
+            let since = now.saturating_sub(state.writer.last_recorded);
+            state.writer.flow.is_segment_due(ready, since, now)
         };
         if is_due {
             // A failure keeps the packs unrecorded, and the next barrier tries again.
