@@ -305,9 +305,25 @@ pub(crate) struct Opened {
 impl Opened {
     /// Gives back what is held, and says what was asked of a server, if there is one.
     pub(crate) async fn close(self) -> Outcome<Option<Value>> {
+        #[cfg(feature = "tls")]
+        let of_packs = self.store.pack_requests();
         self.store.close().await?;
         #[cfg(feature = "tls")]
-        return Ok(self.client.map(|client| s3::requests(&client.stats())));
+        return Ok(self.client.map(|client| {
+            let mut requests = s3::requests(&client.stats());
+            if let Some(of_packs) = of_packs {
+                requests["of_packs"] = json!({
+                    "lists": of_packs.lists,
+                    "pack_deletes": of_packs.pack_deletes,
+                    "pack_gets": of_packs.pack_gets,
+                    "pack_puts": of_packs.pack_puts,
+                    "segment_deletes": of_packs.segment_deletes,
+                    "segment_gets": of_packs.segment_gets,
+                    "segment_puts": of_packs.segment_puts,
+                });
+            }
+            requests
+        }));
         #[cfg(not(feature = "tls"))]
         Ok(None)
     }
@@ -316,9 +332,16 @@ impl Opened {
 /// One line about the requests that were made, for people.
 pub(crate) fn tell_requests(requests: Option<&Value>) {
     let Some(counts) = requests.and_then(Value::as_object) else { return };
-    let line: Vec<_> =
-        counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
-    eprintln!("requests: {}", line.join(", "));
+    let line = |counts: &serde_json::Map<String, Value>| {
+        let numbers = counts.iter().filter(|(_, count)| count.is_number());
+        let parts: Vec<_> =
+            numbers.map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect();
+        parts.join(", ")
+    };
+    eprintln!("requests: {}", line(counts));
+    if let Some(of_packs) = counts.get("of_packs").and_then(Value::as_object) {
+        eprintln!("among them, for packs and segments: {}", line(of_packs));
+    }
 }
 
 /// `--create` and `--packed`.

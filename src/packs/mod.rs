@@ -80,6 +80,7 @@ pub(crate) mod rebuild;
 pub(crate) mod reclaim;
 mod refresh;
 mod registry;
+mod requests;
 mod retirement;
 mod salvage;
 mod send;
@@ -102,6 +103,7 @@ use crate::rt::Runtime;
 use crate::rt::semaphore::Semaphore;
 
 pub use options::PackOptions;
+pub use requests::PackRequests;
 pub use usage::PackUsage;
 
 use coordination::Tenure;
@@ -110,6 +112,7 @@ use list::Listings;
 use put::{SLACK_BYTES, Writer};
 use read::ReadQueue;
 use registry::Handles;
+use requests::{Counted, Counts};
 use view::View;
 
 /// Number of chunks to transfer at the same time where coalesced reads need many waiting ones.
@@ -156,6 +159,7 @@ struct Packs {
     recording: AsyncMutex<()>,
     /// Held while the view is read again.
     refreshing: AsyncMutex<()>,
+    requests: Arc<Counts>,
     session: SessionId,
     state: Mutex<State>,
     /// Size at which a pack is closed.
@@ -177,6 +181,8 @@ impl PackedBackend {
     /// Any failure to read the segments.
     pub(crate) async fn open(inner: Arc<dyn Backend>, uuid: &str, limits: Limits) -> Result<Self> {
         let Limits { index_bytes, local, memory_bytes, target_bytes } = limits;
+        let requests = Arc::default();
+        let inner: Arc<dyn Backend> = Arc::new(Counted::new(inner, &requests));
         let below = inner.capabilities();
         let capabilities = Capabilities {
             certain_presence: false,
@@ -208,6 +214,7 @@ impl PackedBackend {
             reads: Mutex::default(),
             recording: AsyncMutex::default(),
             refreshing: AsyncMutex::default(),
+            requests,
             session: SessionId::from_bytes(session),
             state: Mutex::new(state),
             target_bytes,

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::error::Result;
 use crate::format::name::{AuthId, GroupName, Namespace, SnapshotName};
 use crate::format::status::GcStatus;
-use crate::packs::{PackUsage, PackedBackend};
+use crate::packs::{PackRequests, PackUsage, PackedBackend};
 use crate::store::backup::builder::BackupBuilder;
 use crate::store::catalog::delete::Deletion;
 use crate::store::catalog::list::SnapshotInfo;
@@ -292,6 +292,11 @@ impl Datastore {
     /// [`gc_status`](Datastore::gc_status) has how much of them was unused after the last collection.
     pub fn pack_usage(&self) -> Option<PackUsage> {
         self.inner.packs().map(PackedBackend::usage)
+    }
+
+    /// Numbers of requests of this handle for packs and segments; `None` if each chunk is an object of its own.
+    pub fn pack_requests(&self) -> Option<PackRequests> {
+        self.inner.packs().map(PackedBackend::requests)
     }
 
     /// Plans to make the index of a packed store anew: it finds packs that the index does not name, packs that do not exist, and damaged

@@ -60,7 +60,7 @@ pub(crate) use restore::snapshot::in_archive;
 pub(crate) use snapshot_files::Copies;
 
 pub use crate::backend::cached::Refresh;
-pub use crate::packs::{PackOptions, PackUsage};
+pub use crate::packs::{PackOptions, PackRequests, PackUsage};
 pub use backup::builder::BackupBuilder;
 pub use backup::dirty_map::DirtyMap;
 pub use backup::file_source::FileSource;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::packs::PackUsage;
+use crate::packs::{PackRequests, PackUsage};
 use crate::store::backup::session::{ArchiveSummary, BackupStats, BackupSummary};
 use crate::store::catalog::delete::Deletion;
 use crate::store::catalog::list::{FileInfo, SnapshotInfo, SnapshotState};
@@ -38,6 +38,21 @@ impl fmt::Display for PackUsage {
             write!(f, ", of which {} of metadata, {}", self.metadata_packs, Size(self.metadata_bytes))?;
         }
         write!(f, "; {segments}")
+    }
+}
+
+/// One line, of the numbers that are not 0.
+impl fmt::Display for PackRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Parts::default();
+        parts.number(self.pack_gets, "reads of packs");
+        parts.number(self.pack_puts, "puts of packs");
+        parts.number(self.pack_deletes, "deletions of packs");
+        parts.number(self.segment_gets, "reads of segments");
+        parts.number(self.segment_puts, "puts of segments");
+        parts.number(self.segment_deletes, "deletions of segments");
+        parts.number(self.lists, "pages of listings");
+        f.write_str(&parts.line_or("none"))
     }
 }
 

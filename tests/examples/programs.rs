@@ -217,6 +217,11 @@ fn every_example_works_on_a_packed_store() {
         assert_eq!(found["packs"]["all"], plan["packs"]["all"], "{found}");
         assert_eq!(found["packs"]["segments"], plan["packs"]["segments"], "{found}");
         assert_eq!(found["packs"]["unused_bytes"], 0, "{found}");
+        if matches!(place, Place::Bucket(_)) {
+            let of_packs = &found["requests"]["of_packs"];
+            assert!(of_packs["segment_gets"].as_u64() >= found["packs"]["segments"].as_u64(), "{found}");
+            assert_eq!(of_packs["pack_gets"], 0, "{found}");
+        }
         place.check_released();
     }
     let place = Place::Directory(scene.path("other"));

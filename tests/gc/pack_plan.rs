@@ -174,11 +174,18 @@ fn a_collection_needs_the_requests_that_its_plan_says() {
         let counts = count_requests(&scene);
         let packs = plan.summary().packs.unwrap();
         assert_eq!((packs.repack.packs, packs.merge.packs), (2, 9));
+        let before = scene.store.pack_requests().unwrap();
         plan.execute().await.unwrap();
+        let after = scene.store.pack_requests().unwrap();
         let done = counts.each_ref().map(|count| count.load(Ordering::SeqCst));
         let planned = [packs.repack, packs.merge].map(|action| [action.gets, action.puts, action.deletes]);
         assert_eq!(planned, [[2, 3, 1], [9, 4, 1]]);
         // They are small, so both go together: two packs and two segments. Merging the segments is one more put and one more delete.
         assert_eq!(done, [11, 5, 2]);
+        assert_eq!(after.pack_gets - before.pack_gets, 11);
+        let puts = [after.pack_puts - before.pack_puts, after.segment_puts - before.segment_puts];
+        let deletes =
+            [after.pack_deletes - before.pack_deletes, after.segment_deletes - before.segment_deletes];
+        assert_eq!((puts, deletes), ([2, 3], [1, 1]));
     });
 }
