@@ -7,7 +7,8 @@
 //! | files | files and directories after the backup |
 //! | backup, restore, verify | an image that does not compress, in chunks of 4 MiB and of 64 KiB; each backup ends with a flush of the filesystem |
 //! | gc | opening, plan and execution with `PACKS_CHUNKS` chunks (default 1,000,000) of 212 to 1,012 bytes, five percent of them garbage that is too young |
-//! | gc, half pruned | the same after the older half of the snapshots was deleted; nothing is too young |
+//! | gc, half pruned | the same after the older half of the snapshots was deleted; nothing is too young, and most packs have only garbage or none |
+//! | gc, half pruned, mixed | the same with chunks in another order, so that each pack has as much garbage as the others |
 //!
 //! The forms are measured in turn, and the best of each counts. `PACKS_MIB` sets the size of the image (default 512), `PACKS_ROUNDS` the number of rounds (default 3).
 //! The stores of the first collection are made in `PACKS_DIRECTORY`, if that is set, and stay for the next time.
@@ -70,7 +71,10 @@ fn measure(only_gc: bool) -> Outcome<bool> {
     let rounds = number("PACKS_ROUNDS", 3).max(1);
     let transfers = only_gc || transfers(rounds)?;
     let chunks = number("PACKS_CHUNKS", 1_000_000) as u64;
-    Ok(collection(chunks, rounds)? & pruned_collection(chunks, rounds)? && transfers)
+    let is_fast = collection(chunks, rounds)?
+        & pruned_collection(chunks, rounds, false)?
+        & pruned_collection(chunks, rounds, true)?;
+    Ok(is_fast && transfers)
 }
 
 /// Whether the goals for the creation of stores and the transfer of data are met.
@@ -183,7 +187,7 @@ fn collection(chunks: u64, rounds: usize) -> Outcome<bool> {
     let all = kept.as_deref().unwrap_or(scratch.path());
     let places = FORMS.map(|(name, is_packed)| (all.join(format!("{name}-{chunks}")), is_packed));
     for (path, is_packed) in places.iter().filter(|(path, _)| !path.exists()) {
-        store::make_form(path, chunks, *is_packed)?;
+        store::make_form(path, chunks, *is_packed, false)?;
     }
     let garbage = store::garbage(chunks);
     let mut best = [Duration::MAX; 2];
@@ -201,7 +205,7 @@ fn collection(chunks: u64, rounds: usize) -> Outcome<bool> {
 }
 
 /// Whether the goal for a collection after a deletion of snapshots is met.
-fn pruned_collection(chunks: u64, rounds: usize) -> Outcome<bool> {
+fn pruned_collection(chunks: u64, rounds: usize, is_mixed: bool) -> Outcome<bool> {
     let mut best = [Duration::MAX; 2];
     for round in 0..rounds {
         let mut in_use = [0; 2];
@@ -209,7 +213,7 @@ fn pruned_collection(chunks: u64, rounds: usize) -> Outcome<bool> {
             let at = (round + turn) % 2;
             let scratch = tempfile::tempdir()?;
             let path = scratch.path().join("store");
-            store::make_form(&path, chunks, FORMS[at].1)?;
+            store::make_form(&path, chunks, FORMS[at].1, is_mixed)?;
             store::prune_half(&path, FORMS[at].1)?;
             let options = GcOptions::default().grace(Duration::ZERO).max_garbage(100);
             let (time, found) = collect(&path, options)?;
@@ -220,7 +224,7 @@ fn pruned_collection(chunks: u64, rounds: usize) -> Outcome<bool> {
             }
         }
     }
-    Ok(is_fast("gc, half pruned", chunks, best))
+    Ok(is_fast(if is_mixed { "gc, half pruned, mixed" } else { "gc, half pruned" }, chunks, best))
 }
 
 /// Opens a store and collects its garbage.

@@ -26,6 +26,10 @@ const CHUNK: u64 = 4 << 20;
 /// One of so many chunks is garbage.
 const GARBAGE: u64 = 20;
 
+/// A prime that no usual number of chunks has as a factor.
+#[cfg(feature = "testing")]
+const STRIDE: u64 = 1_000_003;
+
 /// How many of so many chunks are garbage.
 pub(crate) fn garbage(chunks: u64) -> u64 {
     chunks / GARBAGE
@@ -36,10 +40,10 @@ pub(crate) fn make(path: &Path, chunks: u64) -> Outcome<()> {
     make_snapshots(path, chunks)
 }
 
-/// As [`make`], with a store of this form.
+/// As [`make`], with a store of this form. `is_mixed` stores the chunks in packs in another order than they are used.
 #[cfg(feature = "testing")]
 #[allow(dead_code, reason = "only one of the two benches with this file uses it")]
-pub(crate) fn make_form(path: &Path, chunks: u64, is_packed: bool) -> Outcome<()> {
+pub(crate) fn make_form(path: &Path, chunks: u64, is_packed: bool, is_mixed: bool) -> Outcome<()> {
     if !is_packed {
         return make(path, chunks);
     }
@@ -54,6 +58,7 @@ pub(crate) fn make_form(path: &Path, chunks: u64, is_packed: bool) -> Outcome<()
         let packed = larder::internal::packs::packed(backend).await;
         let mut encoder = BlobEncoder::new(1)?;
         for number in 0..chunks {
+            let number = if is_mixed { number * STRIDE % chunks } else { number };
             let (digest, blob) = chunk(number, &mut encoder)?;
             packed.put(&Key::Chunk(digest), blob.into(), PutMode::Create).await?;
         }
