@@ -85,3 +85,53 @@ impl Survey {
         Ok(Some(SurveyPage { chunks, foreign }))
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::backend::{Backend as _, Housekeeping as _, ListEntry, PutMode, list_all};
+    use crate::format::layout::Prefix;
+    use crate::packs::tests::{chunk, memory, open, put};
+
+    #[test]
+    fn a_survey_shows_what_a_listing_shows_with_the_pack_of_each_chunk() {
+        block_on(async {
+            let below = memory();
+            let packed = open(&below, "a").await;
+            // Segments of different sizes, from each of which every page takes a part, and an open pack.
+            for numbers in [0..10_500, 10_500..10_800, 10_800..10_803] {
+                for number in numbers {
+                    put(&packed, number).await;
+                }
+                packed.barrier().await.unwrap();
+            }
+            put(&packed, 10_803).await;
+            let Key::Chunk(bad) = chunk(5) else { unreachable!() };
+            packed.copy(&chunk(5), &Key::Quarantined(bad, 0), PutMode::Create).await.unwrap();
+
+            let query = ListQuery::all(Prefix::Chunks);
+            let listed = list_all(&packed, &query).await.unwrap().into_entries();
+            let begin = packed.begin_listing(&Prefix::Chunks).await.unwrap().unwrap();
+            let mut survey = Survey::new(packed, query, begin);
+            let (mut surveyed, mut pages) = (Vec::new(), 0);
+            while let Some(page) = survey.next().await.unwrap() {
+                surveyed.extend(page.chunks);
+                pages += 1;
+            }
+            assert!(pages > 1);
+            assert_eq!((listed.len(), surveyed.len()), (10_804, 10_804));
+            for (entry, chunk) in listed.iter().zip(&surveyed) {
+                let ListEntry::Object(info) = entry else { panic!("{entry:?}") };
+                let key = match chunk.quarantined {
+                    None => Key::Chunk(chunk.digest),
+                    Some(number) => Key::Quarantined(chunk.digest, number),
+                };
+                let pack = chunk.pack.unwrap().to_string();
+                assert_eq!((&info.key, info.size, info.last_used), (&key, chunk.bytes, chunk.last_used));
+                assert_eq!(info.version.as_str().split(':').next(), Some(&pack[..]));
+            }
+        });
+    }
+}
