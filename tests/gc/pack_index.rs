@@ -138,7 +138,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
 /// Proves H202.
 #[test]
 fn after_a_crash_at_any_step_of_a_merge_every_view_is_the_same() {
-    at_each_step(5, dies_at);
+    at_each_step(5, &dies_at);
 }
 
 /// A handle that adopted an orphan in a plan does not record it after another one dropped it, and the drop was forgotten.
@@ -317,7 +317,7 @@ fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
 /// Proves H203.
 #[test]
 fn after_a_crash_at_any_step_of_a_rebuild_another_one_continues() {
-    at_each_step(2, async |sim, step, is_bucket| {
+    at_each_step(2, &async |sim, step, is_bucket| {
         let scene = scene(sim, is_bucket).await;
         for (number, name) in ["host/a", "host/b"].into_iter().enumerate() {
             back_up_as(&scene.store, name, &[number as u64]).await;

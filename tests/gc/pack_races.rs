@@ -241,7 +241,7 @@ async fn dies_at(sim: &SimRuntime, step: u64, is_bucket: bool) -> bool {
 /// Proves H201.
 #[test]
 fn after_a_crash_at_any_step_of_an_execution_everything_is_whole_and_the_rest_is_collected() {
-    at_each_step(5, dies_at);
+    at_each_step(5, &dies_at);
 }
 
 /// Between the drop and the first deletion, another program would see the packs.

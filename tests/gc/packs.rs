@@ -197,7 +197,7 @@ fn what_a_pack_has_beside_the_blobs_of_chunks_in_use_is_not_unused() {
         let backup = scene.store.backup(&group("host/small")).begin().await.unwrap();
         for number in 0..5_u64 {
             let contents = Digest::of(&number.to_le_bytes());
-            backup.stream(&format!("{number}.bin"), &contents.as_bytes()[..]).await.unwrap();
+            backup.stream(format!("{number}.bin"), &contents.as_bytes()[..]).await.unwrap();
         }
         drop(backup.finish().await.unwrap());
         let packs = scene.packs_of(at_once()).await;

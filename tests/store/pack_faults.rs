@@ -165,5 +165,5 @@ fn whichever_request_fails_nothing_acknowledged_is_lost_and_the_next_backup_succ
 
 #[test]
 fn after_a_crash_at_any_step_only_whole_snapshots_are_listed_and_garbage_vanishes() {
-    at_each_step(30, dies_at);
+    at_each_step(30, &dies_at);
 }

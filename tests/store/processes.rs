@@ -14,7 +14,7 @@ use larder::format::name::{Namespace, SnapshotName};
 use larder::internal::record::Method;
 use larder::prune::{self, PruneOptions, PruneOutcome};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
-use larder::store::{Datastore, Options, Protection, Scope, SnapshotState};
+use larder::store::{Datastore, Options, PackOptions, Protection, Scope, SnapshotState};
 use larder::sync::{self, SyncGroupOutcome, SyncOptions};
 use larder::verify::{self, SkipReason, VerifyOptions};
 use larder_testing::gc_scene;
@@ -61,10 +61,12 @@ async fn opened(runtime: Arc<dyn Runtime>, root: &Path) -> (Arc<Watched>, Datast
 }
 
 /// A store with one snapshot, and chunks that no snapshot uses.
-async fn made(root: &Path) {
+async fn made(root: &Path, is_packed: bool) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let backend: Arc<dyn Backend> = Arc::new(FsBackend::create(runtime, root, options()).await.unwrap());
-    let store = Datastore::create(backend, Options::default()).await.unwrap();
+    let options = Options::default();
+    let options = if is_packed { options.packed(PackOptions::default()) } else { options };
+    let store = Datastore::create(backend, options).await.unwrap();
     store.create_namespace(&"n".parse().unwrap()).await.unwrap();
     leave(&store, &[8, 9]).await;
     let backup = store.backup(&group("host/a")).time(only().time().into()).begin().await.unwrap();
@@ -81,14 +83,27 @@ async fn write(backup: &larder::store::SnapshotWriter, numbers: &[u64]) -> Resul
 
 /// Where an operation stops to wait for the other process; none for those that stop between two calls.
 fn is_stop(operation: &str, method: Method, is_over: bool, keys: &[Key]) -> bool {
-    let is = |wanted: Method, kind: fn(&Key) -> bool| method == wanted && !is_over && keys.iter().any(kind);
+    let is = |wanted: Method, kind: fn(&Key) -> bool| {
+        method == wanted && !is_over && keys.iter().map(exposed).any(kind)
+    };
     match operation {
-        "verify" => is(Method::Get, |key| matches!(key, Key::Chunk(_))),
+        "verify" => {
+            is(Method::Get, |key| matches!(key, Key::Chunk(_)))
+                || is(Method::GetRange, |key| matches!(key, Key::Pack(_)))
+        }
         "collect" => is(Method::Get, |key| matches!(key, Key::Archive(..))),
         "delete" | "clear" | "move" => is(Method::Delete, |key| matches!(key, Key::Manifest(_))),
         "copy" | "sync" | "notes" => is(Method::Put, |key| matches!(key, Key::Manifest(_))),
         "protect" => is(Method::Put, |key| matches!(key, Key::Protected(_))),
         _ => false,
+    }
+}
+
+/// The key that an object of a packed store has in a loose one.
+fn exposed(key: &Key) -> &Key {
+    match key {
+        Key::Enclosed(key) => key,
+        key => key,
     }
 }
 
@@ -255,14 +270,17 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
     }
     let (scratch, mut player) = (larder_testing::scratch(), Player::new());
     let mut wrong = Vec::new();
-    for (row, (first, cells)) in TABLE.iter().enumerate() {
+    for (row, is_packed) in (0..TABLE.len()).flat_map(|row| [(row, false), (row, true)]) {
+        let (first, cells) = &TABLE[row];
         let cells: Vec<char> = cells.chars().filter(|cell| !cell.is_whitespace()).collect();
         assert_eq!((*first, cells.len()), (OPERATIONS[row], OPERATIONS.len()));
         let mut found = String::new();
         for second in OPERATIONS {
-            let (root, note) =
-                (scratch.path().join(format!("{first}-{second}")), format!("{first} × {second}"));
-            block_on(made(&root));
+            let (root, note) = (
+                scratch.path().join(format!("{first}-{second}")),
+                format!("{first} × {second}, {is_packed}"),
+            );
+            block_on(made(&root, is_packed));
             assert_eq!(player.tell(&format!("{first} {}", root.display())), "HERE", "{note}");
             // An operation that waits for a lock waits in simulated time.
             let sim = SimRuntime::new(row as u64 + 1);
@@ -280,7 +298,7 @@ fn each_pair_of_operations_in_two_processes_behaves_as_documented() {
             std::fs::remove_dir_all(&root).unwrap();
         }
         if found != cells.iter().collect::<String>() {
-            wrong.push(format!("{first:8} {found}"));
+            wrong.push(format!("{first:8} {found} packed: {is_packed}"));
         }
     }
     assert!(wrong.is_empty(), "found instead:\n{}", wrong.join("\n"));
@@ -292,7 +310,7 @@ fn operations_without_new_references_run_beside_a_collector_in_another_process()
     let (scratch, mut player) = (larder_testing::scratch(), Player::new());
     let root = scratch.path().join("store");
     block_on(async {
-        made(&root).await;
+        made(&root, false).await;
         let (watched, store) = opened(Arc::new(ThreadRuntime::new()), &root).await;
         back_up(&store, "host/b", &[1, 4]).await.unwrap();
         back_up(&store, "ns/n/host/c", &[1, 5]).await.unwrap();

@@ -178,7 +178,7 @@ pub fn seeds(default: u64) -> u64 {
 /// Runs a test with stores as in a directory and as in a bucket, with each step at which something may happen, from 1 on, until it returns
 /// `false` because it has no such step.
 #[cfg(feature = "testing")]
-pub fn at_each_step(least: u64, test: impl AsyncFn(&SimRuntime, u64, bool) -> bool) {
+pub fn at_each_step(least: u64, test: &impl AsyncFn(&SimRuntime, u64, bool) -> bool) {
     for is_bucket in [false, true] {
         let mut step = 1;
         loop {
