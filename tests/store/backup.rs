@@ -19,7 +19,7 @@ use larder::store::{
 use larder_testing::places::{everywhere, everywhere_loose};
 use larder_testing::{noise, read_to_end};
 
-const CHUNK: u64 = 16 << 10;
+const CHUNK: u64 = 64 << 10;
 
 /// Where a store has a chunk.
 fn chunk_path(digest: &str) -> String {
