@@ -334,7 +334,7 @@ impl Coordination for Process {
     }
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
-        if *scope == LockScope::Store && mode == LockMode::Exclusive && self.is_in_doubt() {
+        if *scope == LockScope::Store && mode != LockMode::Shared && self.is_in_doubt() {
             return Err(Error::new(ErrorKind::Busy, "lock the store alone"));
         }
         self.local.lock(scope, mode).await
