@@ -248,7 +248,7 @@ impl Packs {
         let state = self.state();
         let Some(pack) = state.view.pack(place.pack) else { return Found::Absent };
         let (start, end) = (place.offset as usize, place.offset as usize + place.length as usize);
-        match &pack.contents {
+        match pack.contents.as_deref() {
             None => Found::Stored(pack.name),
             Some(Contents::Open(builder)) => builder
                 .get(start..end)

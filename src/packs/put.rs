@@ -139,7 +139,7 @@ impl State {
 
     fn open_builder(&mut self, class: PackClass) -> Option<&mut PackBuilder> {
         let number = *self.writer.open.get(&class)?;
-        match self.view.pack_mut(number)?.contents.as_mut()? {
+        match self.view.pack_mut(number)?.contents.as_deref_mut()? {
             Contents::Open(builder) => Some(builder),
             Contents::Closed(_) => None,
         }
@@ -152,7 +152,7 @@ impl State {
         let number = self.view.number_of(name, class, 0);
         if let Some(info) = self.view.pack_mut(number) {
             let buffer = packs.buffers.take(packs.target_bytes + SLACK_BYTES);
-            info.contents = Some(Contents::Open(PackBuilder::new(name, class, buffer)));
+            info.contents = Some(Box::new(Contents::Open(PackBuilder::new(name, class, buffer))));
         }
         self.writer.open.insert(class, number);
         number
@@ -168,16 +168,16 @@ impl State {
     fn close(&mut self, class: PackClass) -> Option<u32> {
         let number = self.writer.open.remove(&class)?;
         let info = self.view.pack_mut(number)?;
-        match info.contents.take() {
+        match info.contents.take().map(|contents| *contents) {
             Some(Contents::Open(builder)) => {
                 let pack = builder.finish()?;
                 info.bytes = pack.bytes.len() as u64;
-                info.contents = Some(Contents::Closed(pack.bytes));
+                info.contents = Some(Box::new(Contents::Closed(pack.bytes)));
                 self.writer.unrecorded.insert(number, pack.directory.into_entries());
                 Some(number)
             }
             other => {
-                info.contents = other;
+                info.contents = other.map(Box::new);
                 None
             }
         }
@@ -383,7 +383,7 @@ mod tests {
     /// Bytes of packs in memory.
     fn bytes_in_memory(packed: &PackedBackend) -> usize {
         let state = packed.packs.state();
-        let contents = |number| match &state.view.pack(number).unwrap().contents {
+        let contents = |number| match state.view.pack(number).unwrap().contents.as_deref() {
             Some(Contents::Open(builder)) => usize::try_from(builder.size()).unwrap(),
             Some(Contents::Closed(bytes)) => bytes.len(),
             None => 0,

@@ -267,7 +267,7 @@ impl State {
     /// Name and bytes of a pack that is closed and not stored.
     fn closed_pack(&self, number: u32) -> Option<(PackName, Bytes)> {
         let info = self.view.pack(number)?;
-        match &info.contents {
+        match info.contents.as_deref() {
             Some(Contents::Closed(bytes)) => Some((info.name, bytes.clone())),
             _ => None,
         }

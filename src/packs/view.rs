@@ -27,7 +27,7 @@ pub(super) struct PackInfo {
     pub(super) bytes: u64,
     pub(super) class: PackClass,
     /// The pack in memory, while it is not stored.
-    pub(super) contents: Option<Contents>,
+    pub(super) contents: Option<Box<Contents>>,
     /// The time of the first segment that says so.
     pub(super) dropped_at: Option<SystemTime>,
     /// The collector dropped it: its copies do not count.
