@@ -165,7 +165,10 @@ impl Host {
                 Err(error) if error.kind() == ErrorKind::Busy && !Arc::ptr_eq(&backend, &self.crashes()) => {
                     return None;
                 }
-                store => return Some(store.unwrap()),
+                store => {
+                    let store = store.unwrap();
+                    return Arc::ptr_eq(&backend, &self.crashes()).then_some(store);
+                }
             }
         }
         panic!("the store cannot be opened");
