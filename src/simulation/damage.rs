@@ -274,9 +274,10 @@ impl World {
         for name in unfinished {
             self.log(format_args!("{number}: delete what is left of {name}"));
             // A protection mark is all that a move may have left behind.
-            for done in
-                [store.set_protection(&name, Protection::Off).await, store.delete_snapshot(&name).await]
-            {
+            let unprotected = store.set_protection(&name, Protection::Off).await;
+            // A deletion believes a mark that a listing still shows.
+            self.settle().await;
+            for done in [unprotected, store.delete_snapshot(&name).await] {
                 match done {
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     done => done.unwrap(),
