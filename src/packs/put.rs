@@ -398,7 +398,7 @@ mod tests {
             (Flow::new(second), second, second, 0, 0_u32);
         for _ in 0..100_000 {
             (flow.packs, ready, now) = (flow.packs + 1, ready + 1, now + second);
-            if flow.is_segment_due(ready, now - last, now) {
+            if flow.is_segment_due(ready, now.saturating_sub(last), now) {
                 assert!(ready >= 16 && ready <= flow.packs / 32 + 16);
                 (segments, ready, last) = (segments + 1, 0, now);
             }
@@ -421,7 +421,7 @@ mod tests {
             assert_eq!(open_and_starved(&packed), (1, 0));
             let before = sim.monotonic();
             put(&packed, 2, 1250).await.unwrap();
-            assert_eq!(sim.monotonic() - before, DELAY);
+            assert_eq!(sim.monotonic().checked_sub(before), Some(DELAY));
             assert_eq!(names_of_packs(&below).await.len(), 1);
             // The large chunk fills its pack alone.
             assert_eq!(open_and_starved(&packed), (0, 0));

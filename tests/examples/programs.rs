@@ -224,6 +224,11 @@ fn every_example_works_on_a_packed_store() {
         }
         place.check_released();
     }
+}
+
+#[test]
+fn wrong_options_of_packed_stores_are_refused() {
+    let scene = Scene::new();
     let place = Place::Directory(scene.path("other"));
     for (prices, why) in
         [("puts", "is not NAME=AMOUNT"), ("puts=a", "not an amount"), ("x=1", "there is no x")]

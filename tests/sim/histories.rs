@@ -58,22 +58,22 @@ fn random_histories_with_local_state_lose_no_acknowledged_snapshot() {
 /// A directory, as a program with a backend of its own has its place.
 #[derive(Debug)]
 struct Directory {
-    directory: tempfile::TempDir,
     runtime: Arc<dyn Runtime>,
+    scratch: tempfile::TempDir,
     was_opened: Mutex<bool>,
 }
 
 impl Directory {
     fn new(sim: &SimRuntime) -> Self {
         let runtime = Arc::new(sim.clone());
-        Self { directory: larder_testing::scratch(), runtime, was_opened: Mutex::new(false) }
+        Self { runtime, scratch: larder_testing::scratch(), was_opened: Mutex::new(false) }
     }
 }
 
 #[async_trait]
 impl Place for Directory {
     async fn open(&self, _: u64) -> Result<Arc<dyn Backend>> {
-        let path = self.directory.path().join("store");
+        let path = self.scratch.path().join("store");
         let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
         let options = options.sync_level(SyncLevel::None);
         let is_first = !std::mem::replace(&mut *self.was_opened.lock().unwrap(), true);

@@ -40,13 +40,13 @@ async fn open(
     PackedBackend::open(Arc::clone(below), process, limits).await.unwrap()
 }
 
-/// Stores a chunk for each number, in a segment of its own for each range.
-async fn filled(ranges: &[std::ops::Range<u32>]) -> Arc<FaultBackend> {
+/// Stores a chunk for each number, in a segment of its own for each range, without its end.
+async fn filled(ranges: &[(u32, u32)]) -> Arc<FaultBackend> {
     let faults = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())))));
     let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
     let packed = open(&below, "writer", 1 << 20, None).await;
-    for range in ranges {
-        for number in range.clone() {
+    for (first, end) in ranges {
+        for number in *first..*end {
             let digest = Digest::of(&number.to_le_bytes());
             packed.packs.append_copy((digest, PackClass::Data), &blob(number)).await.unwrap();
         }
@@ -70,13 +70,13 @@ async fn is_present(packed: &PackedBackend, number: u32) -> bool {
 
 async fn listed(packed: &PackedBackend) -> Vec<String> {
     let listed = list_all(packed, &ListQuery::all(Prefix::Chunks)).await.unwrap();
-    listed.entries().iter().map(ListEntry::path).map(|path| path.to_string()).collect()
+    listed.entries().iter().map(ListEntry::path).collect()
 }
 
 #[test]
 fn a_view_finds_the_same_chunks_whether_it_has_the_records_or_reads_them_by_range() {
     block_on(async {
-        let below: Arc<dyn Backend> = filled(&[0..CHUNKS, CHUNKS / 2..CHUNKS + 9]).await;
+        let below: Arc<dyn Backend> = filled(&[(0, CHUNKS), (CHUNKS / 2, CHUNKS + 9)]).await;
         let in_memory = open(&below, "a", 1 << 20, None).await;
         let by_range = open(&below, "b", 0, None).await;
         assert_eq!(by_range.packs.state().view.bytes_in_memory(), 0);
@@ -117,7 +117,7 @@ fn what_a_handle_stores_leaves_its_memory_when_it_is_full() {
 #[test]
 fn a_damaged_slot_makes_the_listing_fail_and_its_chunks_missing() {
     block_on(async {
-        let below: Arc<dyn Backend> = filled(&[0..CHUNKS, 0..1]).await;
+        let below: Arc<dyn Backend> = filled(&[(0, CHUNKS), (0, 1)]).await;
         let packed = open(&below, "a", 0, None).await;
         let mut sized = Vec::new();
         for key in segments(below.as_ref()).await {
@@ -140,7 +140,7 @@ fn a_damaged_slot_makes_the_listing_fail_and_its_chunks_missing() {
 #[test]
 fn a_look_up_in_a_segment_that_was_replaced_reads_the_merged_one() {
     block_on(async {
-        let below: Arc<dyn Backend> = filled(&[0..CHUNKS]).await;
+        let below: Arc<dyn Backend> = filled(&[(0, CHUNKS)]).await;
         let packed = open(&below, "a", 0, None).await;
         let other = open(&below, "b", 1 << 20, None).await;
         for number in CHUNKS..CHUNKS + 40 {
@@ -157,7 +157,7 @@ fn a_look_up_in_a_segment_that_was_replaced_reads_the_merged_one() {
 #[test]
 fn segments_that_another_one_replaces_are_not_read() {
     block_on(async {
-        let faults = filled(&[0..5, 5..9]).await;
+        let faults = filled(&[(0, 5), (5, 9)]).await;
         let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
         let other = open(&below, "b", 1 << 20, None).await;
         let old = segments(below.as_ref()).await;
@@ -182,7 +182,7 @@ fn segments_that_another_one_replaces_are_not_read() {
 fn large_segments_are_copied_once_and_read_from_the_copy_while_it_is_good() {
     block_on(async {
         let scratch = larder_testing::scratch();
-        let faults = filled(&[0..CHUNKS]).await;
+        let faults = filled(&[(0, CHUNKS)]).await;
         let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
         let files = || Some(Arc::new(SegmentFiles::open(scratch.path()).unwrap()));
         drop(open(&below, "a", 0, files()).await);
