@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
 
+use larder::rt::{Runtime as _, ThreadRuntime};
 use larder::simulation::{Failure, Simulation};
 use lexopt::prelude::{Long, ValueExt as _};
 
@@ -60,11 +60,15 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if let Some(seed) = replay {
         match simulation.replay(seed, steps.as_deref()) {
             Ok(history) => println!("nothing is lost: {history:#?}"),
-            Err(failure) => tell(&failure),
+            Err(failure) => {
+                tell(&failure);
+                return Ok(ExitCode::FAILURE);
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let begun = Instant::now();
+    let clock = ThreadRuntime::new();
+    let begun = clock.monotonic();
     let (mut counts, mut failed, mut calls, mut number, mut done) =
         (BTreeMap::<String, u64>::new(), 0, 0, 0, 0_u32);
     for seed in from..from + seeds {
@@ -89,7 +93,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             }
         }
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let seconds = clock.monotonic().saturating_sub(begun).as_secs_f64();
     println!("{counts:#?}");
     println!("{done} histories from seed {from}: {failed} failed; {number} steps, {calls} calls of backends");
     println!("{:.0} histories a second, {seconds:.1} s", f64::from(done) / seconds);
