@@ -29,6 +29,8 @@ pub(super) struct Tenure {
     holders: usize,
     /// Number of the time during which this handle holds the lock of the store without a gap.
     holding: u64,
+    /// When the view was read, since the runtime began.
+    refreshed: Duration,
     /// Number of segments of this process that this handle knows.
     segments: u64,
 }
@@ -57,9 +59,16 @@ impl Packs {
 
     /// The view shows the store as it was at this time.
     pub(super) fn note_refreshed(&self, at: Moment) {
+        let now = self.runtime().monotonic();
         let mut tenure = self.tenure();
         tenure.fresh = at;
+        tenure.refreshed = now;
         tenure.segments = at.segments;
+    }
+
+    /// Time since the view was read.
+    pub(super) fn since_refreshed(&self) -> Duration {
+        self.runtime().monotonic().saturating_sub(self.tenure().refreshed)
     }
 
     /// This handle listed the packs.

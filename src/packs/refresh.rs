@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
@@ -57,13 +57,19 @@ struct Wanted {
 
 /// Number of segments read at the same time.
 const READS_IN_FLIGHT: usize = 8;
+/// Time after which a listing that lags is made again.
+const LAG_TIME: Duration = Duration::from_mins(1);
 /// Bytes at the start of a segment that contain the heads of most.
 const HEAD_BYTES: u64 = 256 << 10;
 
 impl Packs {
     /// Reads the view again, unless this process alone may have changed the store since it was read. Returns `true` if it was read.
+    ///
+    /// Where listings lag, the last one may have left out what another process stored before. So the view is read again also then, once a
+    /// minute at most (H13).
     pub(super) async fn refresh_if_stale(self: &Arc<Self>) -> Result<bool> {
-        if self.is_exclusive() {
+        let may_lack = !self.inner.capabilities().consistent_listing && self.since_refreshed() >= LAG_TIME;
+        if self.is_exclusive() && !may_lack {
             return Ok(false);
         }
         self.refresh().await?;

@@ -20,7 +20,6 @@ use crate::format::layout::Key;
 use crate::rt::{Runtime, SimRuntime};
 use crate::simulation::dice::Dice;
 use crate::simulation::place::Place;
-use crate::simulation::script::is_packed;
 
 /// After this time, a request that got no answer is not executed any more.
 const MAX_LATE: Duration = Duration::from_mins(30);
@@ -84,9 +83,7 @@ impl Device {
             capabilities.cheap_presence = false;
             capabilities.conditional_delete = dice.one_in(2);
         }
-        // A packed store that is opened while listings lag does not find what was stored last, until it is opened again.
-        let may_lag = is_bucket && !is_packed(seed);
-        let lag = if may_lag && dice.one_in(3) { dice.below(900) } else { 0 };
+        let lag = if is_bucket && dice.one_in(3) { dice.below(900) } else { 0 };
         let latency = if dice.one_in(2) { dice.below(40) } else { 0 };
         let objects = MemoryBackend::new(Arc::new(sim.clone())).pages_of(3 + dice.below(20) as usize);
         let identity = dice.number();

@@ -240,6 +240,11 @@ impl Model {
         }
     }
 
+    /// Returns `true` if no protection was asked for since the operation began.
+    pub(crate) fn is_steady(&self, token: &Token) -> bool {
+        self.locations.get(&token.spot).is_some_and(|location| location.guards == token.guards)
+    }
+
     /// A change of a snapshot was observed that no token covers.
     pub(crate) fn doubt(&mut self, spot: &Spot) {
         let location = self.location(spot);

@@ -117,12 +117,13 @@ impl World {
             };
             let was_certain = source.was == Tri::Yes && model.version(&source.spot) == source.version;
             let is_alone = model.version(&destination.spot) == destination.version;
+            let is_steady = model.is_steady(source);
             model.end(source, from);
             model.end(destination, to);
             let marked = match destination.was {
                 // It stays marked, whatever the source was.
                 Tri::Yes if destination.was_guarded && is_alone => Tri::Yes,
-                Tri::No if from == DeleteOutcome::Gone && is_alone => *guarded,
+                Tri::No if from == DeleteOutcome::Gone && is_alone && is_steady => *guarded,
                 _ => Tri::Maybe,
             };
             model.guard(&destination.spot, marked);
