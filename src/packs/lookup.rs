@@ -169,7 +169,8 @@ impl Packs {
                 let infos = places.iter().map(|place| self.info_of(&state.view, copy, place)).collect();
                 (places, infos)
             };
-            let several = places.len() > 1;
+            // A good copy may be in a segment that the view lacks.
+            let (several, may_lack) = (places.len() > 1, !is_fresh && self.may_lack_segments());
             let mut damaged = None;
             for (place, info) in places.iter().zip(infos) {
                 if info.size > limit {
@@ -177,7 +178,7 @@ impl Packs {
                     return Err(error.because("the object is larger than the limit"));
                 }
                 match self.read_place(place).await {
-                    Ok(bytes) if several && !is_intact(&bytes) => {
+                    Ok(bytes) if (several || may_lack) && !is_intact(&bytes) => {
                         damaged.get_or_insert(Ok(Object::new(bytes, info)));
                     }
                     Ok(bytes) => return Ok(Object::new(bytes, info)),
@@ -193,11 +194,11 @@ impl Packs {
                     Err(error) => return Err(error),
                 }
             }
-            if let Some(damaged) = damaged {
+            if !may_lack && let Some(damaged) = damaged {
                 return damaged;
             }
             // Another process may have stored the chunk, or moved it to another pack.
-            if is_fresh || !self.refresh_if_stale().await? {
+            if is_fresh || !(self.refresh_if_stale().await? || may_lack) {
                 return Err(self.absent(copy, "read"));
             }
             is_fresh = true;

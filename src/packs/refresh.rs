@@ -68,12 +68,16 @@ impl Packs {
     /// Where listings lag, the last one may have left out what another process stored before. So the view is read again also then, once a
     /// minute at most (H13).
     pub(super) async fn refresh_if_stale(self: &Arc<Self>) -> Result<bool> {
-        let may_lack = !self.inner.capabilities().consistent_listing && self.since_refreshed() >= LAG_TIME;
-        if self.is_exclusive() && !may_lack {
+        if self.is_exclusive() && !self.may_lack_segments() {
             return Ok(false);
         }
         self.refresh().await?;
         Ok(true)
+    }
+
+    /// Returns `true` if the listing that the view was read by may have lagged, and it is time for another one.
+    pub(super) fn may_lack_segments(&self) -> bool {
+        !self.inner.capabilities().consistent_listing && self.since_refreshed() >= LAG_TIME
     }
 
     /// Reads the segments that this handle does not know, and forgets those that the store does not have any more. The view is without

@@ -167,6 +167,12 @@ impl Host {
                 }
                 store => {
                     let store = store.unwrap();
+                    let lag = self.place.max_lag();
+                    // A packed store that is opened while listings lag may lack what was stored last, until they show it and a look-up
+                    // reads the view again.
+                    if self.is_packed && !lag.is_zero() {
+                        self.runtime.sleep(lag + Duration::from_mins(1)).await;
+                    }
                     return Arc::ptr_eq(&backend, &self.crashes()).then_some(store);
                 }
             }
