@@ -208,7 +208,8 @@ impl Process {
             let runtime = runtime();
             let state = LocalState::open(&runtime, directory, LocalOptions::default()).await?;
             ownership = ownership.instance(state.instance());
-            options = options.local_state(state);
+            // As little memory as local state allows.
+            options = options.local_state(state).index_bytes(8 << 20);
         }
         let backend = backend(endpoint, found, STORE, ownership)?;
         let store = match Datastore::open(Arc::clone(&backend), options.clone()).await {

@@ -318,8 +318,7 @@ async fn open_packs(
         return Ok(None);
     };
     let local = options.local.as_ref().and_then(|local| local.segments.clone());
-    let is_near = backend.capabilities().cheap_presence || local.is_some();
-    let index_bytes = options.index_bytes.unwrap_or(if is_near { 8 << 20 } else { 64 << 20 });
+    let index_bytes = options.index_bytes.unwrap_or(64 << 20);
     let target_bytes = usize::try_from(target).unwrap_or(usize::MAX);
     let limits = Limits { index_bytes, local, memory_bytes, target_bytes };
     PackedBackend::open(Arc::clone(backend), &identity.uuid, limits).await.map(Some)

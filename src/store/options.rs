@@ -45,9 +45,10 @@ impl Options {
         self
     }
 
-    /// Maximum bytes of records that say where chunks are in packs; default: 8 MiB if the store is a directory or has local state, which then
-    /// has the large parts of the index, 64 MiB otherwise. Beyond that, a look-up of a chunk reads a few kilobytes from each large
-    /// part of the index. A record takes 44 bytes. In addition, parts of the index below 256 KiB are in memory at any rate, and a pack takes about 130 bytes.
+    /// Maximum bytes of records that say where chunks are in packs; default: 64 MiB, which is enough for 1.5 million chunks. A record takes
+    /// 44 bytes. Beyond that, a look-up of a chunk reads a few kilobytes from each large part of the index: from the directory of the store, from a
+    /// copy in local state, or with a request. In addition, parts of the index below 256 KiB are in memory at any rate, and a pack takes about
+    /// 130 bytes.
     pub fn index_bytes(mut self, bytes: usize) -> Self {
         self.index_bytes = Some(bytes);
         self

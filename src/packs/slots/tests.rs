@@ -73,6 +73,7 @@ async fn listed(packed: &PackedBackend) -> Vec<String> {
     listed.entries().iter().map(ListEntry::path).collect()
 }
 
+/// Proves H206.
 #[test]
 fn a_view_finds_the_same_chunks_whether_it_has_the_records_or_reads_them_by_range() {
     block_on(async {
@@ -113,7 +114,7 @@ fn what_a_handle_stores_leaves_its_memory_when_it_is_full() {
     });
 }
 
-/// Proves H199. A damaged slot is a damaged segment: what only it names counts as missing, and no listing leaves it out silently.
+/// Proves H199, H206. A damaged slot is a damaged segment: what only it names counts as missing, and no listing leaves it out silently.
 #[test]
 fn a_damaged_slot_makes_the_listing_fail_and_its_chunks_missing() {
     block_on(async {
@@ -136,7 +137,7 @@ fn a_damaged_slot_makes_the_listing_fail_and_its_chunks_missing() {
     });
 }
 
-/// Another process merged the segment and deleted it.
+/// Proves H206. Another process merged the segment and deleted it.
 #[test]
 fn a_look_up_in_a_segment_that_was_replaced_reads_the_merged_one() {
     block_on(async {
@@ -178,6 +179,7 @@ fn segments_that_another_one_replaces_are_not_read() {
     });
 }
 
+/// Proves H207.
 #[test]
 fn large_segments_are_copied_once_and_read_from_the_copy_while_it_is_good() {
     block_on(async {
