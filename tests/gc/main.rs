@@ -13,7 +13,9 @@ mod disk;
 mod lease;
 #[cfg(feature = "testing")]
 mod pack_classes;
+#[cfg(feature = "testing")]
 mod pack_index;
+#[cfg(feature = "testing")]
 mod pack_plan;
 #[cfg(feature = "testing")]
 mod pack_races;
