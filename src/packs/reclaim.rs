@@ -183,11 +183,8 @@ impl PackedBackend {
         &self,
         packs: Vec<(PackName, u64)>,
     ) -> Result<BTreeMap<PackName, Vec<PackCopy>>> {
-        let reads = packs.into_iter().map(|(name, bytes)| self.packs.read_directory(name, bytes));
-        let mut reads = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT);
         let mut copies = BTreeMap::new();
-        while let Some(directory) = reads.try_next().await? {
-            let Some(directory) = directory else { continue };
+        for directory in self.packs.directories(packs).await? {
             let (bytes, name) = (directory.pack_bytes().into(), directory.name());
             let number = self.packs.state().view.number_of(name, directory.class(), bytes);
             let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
@@ -322,7 +319,14 @@ impl Packs {
             let is_wanted = |known: &&Known| known.numbers.iter().any(|pack| found.wanted.contains_key(pack));
             segments.filter(is_wanted).cloned().collect()
         };
+        // A pack has few chunks, and a segment that is read by range many. The directory of the pack names them too.
+        let by_range = segments.iter().filter(|known| known.records().is_none());
+        let unread: HashSet<_> = by_range.flat_map(|known| known.numbers.iter().copied()).collect();
+        let unread = self.add_by_directory(&mut found, &unread).await?;
         for known in segments {
+            if known.records().is_none() && !known.numbers.iter().any(|pack| unread.contains(pack)) {
+                continue;
+            }
             let mut next = Some(0);
             while let Some(slot) = next {
                 let (records, behind) = self.records_from(&known, slot).await?;
@@ -336,6 +340,39 @@ impl Packs {
             }
         }
         Ok(found.sorted())
+    }
+
+    /// Adds the copies that the directories of these packs name. Returns the packs with a damaged directory.
+    async fn add_by_directory(&self, found: &mut CopiesFound, packs: &HashSet<u32>) -> Result<HashSet<u32>> {
+        let mut unread: HashMap<_, _> = found
+            .wanted
+            .iter()
+            .filter(|(number, _)| packs.contains(number))
+            .map(|(n, name)| (*name, *n))
+            .collect();
+        let sized: Vec<_> = {
+            let state = self.state();
+            let size = |number: &u32| {
+                let pack = state.view.pack(*number)?;
+                Some((pack.name, pack.stored_bytes.unwrap_or(pack.bytes)))
+            };
+            unread.values().filter_map(size).collect()
+        };
+        for directory in self.directories(sized).await? {
+            let Some(number) = unread.remove(&directory.name()) else { continue };
+            let state = self.state();
+            for entry in directory.entries() {
+                found.add(&state.view, entry.digest, Place::of(number, entry));
+            }
+        }
+        Ok(unread.into_values().collect())
+    }
+
+    /// The directories of packs of these sizes, damaged ones apart.
+    async fn directories(&self, packs: Vec<(PackName, u64)>) -> Result<Vec<PackDirectory>> {
+        let reads = packs.into_iter().map(|(name, bytes)| self.read_directory(name, bytes));
+        let read: Vec<_> = stream::iter(reads).buffer_unordered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// Packs that a writer of this process has yet to store or record.
