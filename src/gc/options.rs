@@ -67,7 +67,7 @@ impl GcOptions {
         self
     }
 
-    /// Number of parts of the store listed concurrently, at least 1; default: the number of chunks that the backend transfers at once.
+    /// Number of parts of the store listed concurrently, at least 1; default: the number of objects that the backend transfers at once.
     pub fn concurrency(mut self, parts: usize) -> Self {
         self.control.concurrency = Some(parts);
         self

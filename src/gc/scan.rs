@@ -73,7 +73,12 @@ struct Seen {
 impl Counting<'_> {
     /// Scans everything; returns the marks without a chunk too.
     pub(super) async fn all(&self) -> Result<(Census, MarkSet)> {
-        let in_flight = self.store.inner().uncached_backend().capabilities().in_flight;
+        let inner = self.store.inner();
+        // Each part of a packed store begins with a read of each large segment.
+        let in_flight = match inner.packs() {
+            Some(packs) => packs.requests_in_flight(),
+            None => inner.uncached_backend().capabilities().in_flight,
+        };
         let concurrency = self.options.control.concurrency.unwrap_or(in_flight).max(1);
         let shards = Shard::all(concurrency as u64);
         let of = shards.len() as u64;

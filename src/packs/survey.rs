@@ -45,6 +45,13 @@ pub(crate) struct Survey {
     query: ListQuery,
 }
 
+impl PackedBackend {
+    /// Number of requests that the backend below executes at once. Chunks in flight are many more, so that one request reads several.
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.packs.inner.capabilities().in_flight
+    }
+}
+
 impl Survey {
     /// The chunks that the listing shows that [began](crate::backend::Housekeeping::begin_listing) with this cursor.
     pub(crate) fn new(packed: PackedBackend, query: ListQuery, begin: Cursor) -> Self {
