@@ -128,8 +128,15 @@ impl Packs {
         if copy.quarantined.is_some() {
             return Ok(self.known_copy(copy).await?.map_or(Touched::Absent, Touched::Present));
         }
-        if let Some(info) = self.reliable_copy(copy).await? {
-            return Ok(Touched::Present(info));
+        {
+            let state = self.state_of(&copy.digest).await?;
+            if let Some(place) = state.view.reliable_places(&copy.digest).first() {
+                return Ok(Touched::Present(self.info_of(&state.view, copy, place)));
+            }
+            // A new chunk, as most are that a first backup looks for.
+            if state.view.places(&copy.digest).is_empty() {
+                return Ok(Touched::Absent);
+            }
         }
         // The collector of another handle may have moved it to another pack.
         let is_dropped = self.state_of(&copy.digest).await?.view.is_dropped_elsewhere(&copy.digest);
