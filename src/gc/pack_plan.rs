@@ -147,9 +147,9 @@ struct Decision<'a> {
 
 impl Decision<'_> {
     fn consider(&mut self, pack: &ListedPack, live: Live) {
+        let age = self.age(pack);
         let plan = &mut self.actions.plan;
         plan.packs.add(pack.bytes);
-        let age = self.times.now.duration_since(pack.last_used).unwrap_or_default();
         match pack.state {
             PackState::Dropped(at) if is_settled(at, self.deletes_at_once, self.times) => {
                 self.delete.add_dropped(pack, age);
