@@ -43,6 +43,7 @@ use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{RECORD_BYTES, SegmentWriteError};
 use crate::format::layout::Key;
 use crate::packs::known::Known;
+use crate::packs::refresh::ListedSegment;
 use crate::packs::send::unencodable;
 use crate::packs::view::View;
 use crate::packs::{PackedBackend, Packs};
@@ -75,7 +76,7 @@ struct Compaction<'a> {
     /// The packs of a listing.
     listed: HashSet<PackName>,
     /// The segments of a listing.
-    times: BTreeMap<SegmentName, SystemTime>,
+    segments: BTreeMap<SegmentName, ListedSegment>,
 }
 
 impl PackedBackend {
@@ -91,8 +92,8 @@ impl PackedBackend {
     ) -> Result<Compacted> {
         let packs = &self.packs;
         let listed = packs.listing_of(begin).await?.packs.keys().copied().collect();
-        let times = packs.list_segments().await?.times;
-        let compaction = Compaction { is_settled, listed, times };
+        let segments = packs.list_segments().await?.segments;
+        let compaction = Compaction { is_settled, listed, segments };
         let mut compacted = Compacted::default();
         let groups = compaction.groups(&packs.state().view);
         for group in groups {
@@ -182,7 +183,7 @@ impl Compaction<'_> {
         let segments = view.segments();
         let mut settled: Vec<_> = segments
             .iter()
-            .filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()))
+            .filter(|(name, _)| self.is_known_everywhere(name))
             .map(|(name, known)| (known.len(), *name, self.is_wasteful(view, known)))
             .collect();
         if segments.len() <= MOST_SEGMENTS {
@@ -201,6 +202,11 @@ impl Compaction<'_> {
         groups.push(group);
         let is_worth = |(group, _, is_wasteful): &(Group, usize, bool)| group.len() > 1 || *is_wasteful;
         groups.into_iter().filter(is_worth).map(|(group, ..)| group).collect()
+    }
+
+    /// Returns `true` if every view has a segment.
+    fn is_known_everywhere(&self, name: &SegmentName) -> bool {
+        (self.is_settled)(self.segments.get(name).map(|listed| listed.stored))
     }
 
     /// Returns `true` if much of a segment is of no use. Its records are not read for that: packs have about as many each.
@@ -235,7 +241,7 @@ impl Compaction<'_> {
                 builder.exclude(*exclusion)?;
             }
         }
-        let replaced = known.facts.replaced.iter().filter(|name| self.times.contains_key(name));
+        let replaced = known.facts.replaced.iter().filter(|name| self.segments.contains_key(name));
         replaced.for_each(|earlier| builder.replace(*earlier));
         Ok(numbers)
     }
@@ -258,9 +264,8 @@ impl Compaction<'_> {
 
     /// Replaced segments that may be deleted.
     fn replaced(&self, view: &View) -> Vec<SegmentName> {
-        let merged =
-            view.segments().iter().filter(|(name, _)| (self.is_settled)(self.times.get(name).copied()));
+        let merged = view.segments().iter().filter(|(name, _)| self.is_known_everywhere(name));
         let replaced = merged.flat_map(|(_, known)| known.facts.replaced.iter().copied());
-        replaced.filter(|name| self.times.contains_key(name)).collect()
+        replaced.filter(|name| self.segments.contains_key(name)).collect()
     }
 }

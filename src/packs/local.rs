@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::segment::name::SegmentName;
 use crate::packs::Packs;
+use crate::packs::refresh::ListedSegment;
 
 /// Bytes that are copied at once.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -46,11 +47,11 @@ impl Packs {
     }
 
     /// Copies the segments that are read by range, and removes copies of others. A failure costs requests later.
-    pub(super) async fn keep_local(&self, sizes: &BTreeMap<SegmentName, u64>) {
+    pub(super) async fn keep_local(&self, listed: &BTreeMap<SegmentName, ListedSegment>) {
         let Some(files) = &self.local else { return };
         let by_range = self.state().view.read_by_range();
         for name in &by_range {
-            if let Some(bytes) = sizes.get(name)
+            if let Some(ListedSegment { bytes, .. }) = listed.get(name)
                 && !self.has_local(name, *bytes).await
                 && self.copy_segment(name, *bytes).await.is_err()
             {

@@ -65,12 +65,11 @@ impl PackedBackend {
         {
             let running = packs.unrecorded();
             let state = packs.state();
-            let segments = || state.view.segments().values();
+            let segments = state.view.segments().values();
             let dropped: HashSet<_> =
-                segments().flat_map(|known| known.facts.dropped.iter().copied()).collect();
-            let numbers = segments().flat_map(|known| known.numbers.iter());
-            let named: HashSet<_> =
-                numbers.filter_map(|number| Some(state.view.pack(*number)?.name)).collect();
+                segments.flat_map(|known| known.facts.dropped.iter().copied()).collect();
+            let named = state.view.recorded().into_iter();
+            let named: HashSet<_> = named.filter_map(|number| Some(state.view.pack(number)?.name)).collect();
             damage.damaged = state.view.unreadable().map(str::to_owned).collect();
             for (name, (bytes, _)) in &listing.packs {
                 damage.packs += 1;

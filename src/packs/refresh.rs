@@ -18,12 +18,18 @@ use crate::format::layout::{Key, Prefix};
 use crate::packs::Packs;
 use crate::packs::view::View;
 
+/// A segment in a listing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListedSegment {
+    pub(super) bytes: u64,
+    /// The time of its put.
+    pub(super) stored: SystemTime,
+}
+
 /// A listing of all segments.
+#[derive(Default)]
 pub(super) struct SegmentListing {
-    /// The sizes of their objects.
-    sizes: BTreeMap<SegmentName, u64>,
-    /// With the times of their puts.
-    pub(super) times: BTreeMap<SegmentName, SystemTime>,
+    pub(super) segments: BTreeMap<SegmentName, ListedSegment>,
     /// Entries in the place of a segment that are no objects, by path.
     unreadable: BTreeMap<String, Error>,
 }
@@ -136,11 +142,11 @@ impl Packs {
         // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
         let keeps_own = lags && self.was_exclusive();
         let is_there =
-            |name: &SegmentName| listing.times.contains_key(name) || keeps_own && stored.contains(name);
+            |name: &SegmentName| listing.segments.contains_key(name) || keeps_own && stored.contains(name);
         {
             let mut state = self.state();
             for (head, records) in read {
-                let stored = listing.times.get(&head.name()).copied();
+                let stored = listing.segments.get(&head.name()).map(|listed| listed.stored);
                 state.view.add_segment(&head, records, stored);
             }
             let gone = before.iter().filter(|name| !is_there(name)).copied();
@@ -154,7 +160,7 @@ impl Packs {
         if let Some(packs) = packs {
             self.note_listing(&before_listing, &packs);
         }
-        self.keep_local(&listing.sizes).await;
+        self.keep_local(&listing.segments).await;
         self.note_refreshed(begun);
         Ok(())
     }
@@ -168,10 +174,10 @@ impl Packs {
         let (wanted, replaced) = {
             let state = self.state();
             let (known, replaced) = (state.view.segments(), state.view.replaced().collect::<HashSet<_>>());
-            let listed = listing.sizes.keys();
-            let all = listed.chain(stored.iter().filter(|name| !listing.sizes.contains_key(name)));
+            let listed = listing.segments.keys();
+            let all = listed.chain(stored.iter().filter(|name| !listing.segments.contains_key(name)));
             let unknown = all.filter(|name| !known.contains_key(name) && !replaced.contains(name));
-            let size = |name| listing.sizes.get(name).copied();
+            let size = |name| listing.segments.get(name).map(|listed| listed.bytes);
             let wanted = unknown.map(|name| Wanted { is_by_range: false, name: *name, size: size(name) });
             (self.choose(&state.view, wanted.collect()), Mutex::new(replaced))
         };
@@ -194,14 +200,12 @@ impl Packs {
     /// Any failure to list them.
     pub(super) async fn list_segments(&self) -> Result<SegmentListing> {
         let entries = list_all(self.inner.as_ref(), &ListQuery::all(Prefix::Segments)).await?.into_entries();
-        let mut listing =
-            SegmentListing { sizes: BTreeMap::new(), times: BTreeMap::new(), unreadable: BTreeMap::new() };
+        let mut listing = SegmentListing::default();
         let mut foreign = Vec::new();
         for entry in entries {
             match entry {
                 ListEntry::Object(ObjectInfo { key: Key::Segment(name), last_used, size, .. }) => {
-                    listing.sizes.insert(name, size);
-                    listing.times.insert(name, last_used);
+                    listing.segments.insert(name, ListedSegment { bytes: size, stored: last_used });
                 }
                 ListEntry::Foreign(path) => foreign.push(path),
                 ListEntry::Unreadable(unreadable) => {
@@ -239,9 +243,10 @@ impl Packs {
         if replaced.lock().unwrap_or_else(PoisonError::into_inner).contains(&name) {
             return Ok(ReadSegment::Replaced);
         }
+        let of_whole = |segment: Segment| (segment.head().clone(), Some(segment.records().clone()));
         let read = match size.filter(|_| is_by_range) {
-            Some(size) => self.read_head(name, size).await,
-            None => self.read_whole(name).await,
+            Some(size) => self.read_head(name, size).await.map(|head| (head, None)),
+            None => self.read_whole(name).await.map(of_whole),
         };
         let (head, records) = match read {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReadSegment::Gone),
@@ -254,27 +259,25 @@ impl Packs {
         Ok(ReadSegment::Good(head, records))
     }
 
-    async fn read_whole(&self, name: SegmentName) -> Result<(SegmentHead, Option<SlotRecords>)> {
+    async fn read_whole(&self, name: SegmentName) -> Result<Segment> {
         let key = Key::Segment(name);
         let object = self.inner.get(&key, MAX_SEGMENT_BYTES).await?;
         let parse = move || {
-            let segment = Segment::parse(&name, &object.bytes);
             let damaged = |error| Error::new(ErrorKind::Corrupt, "read").on(&key).because(error);
-            let segment = segment.map_err(damaged)?;
-            Ok((segment.head().clone(), Some(segment.records().clone())))
+            Segment::parse(&name, &object.bytes).map_err(damaged)
         };
         self.runtime().run_blocking("read an index segment", parse).await
     }
 
     /// Reads the head of a segment of this size, from its local copy if that is good.
-    async fn read_head(&self, name: SegmentName, size: u64) -> Result<(SegmentHead, Option<SlotRecords>)> {
+    async fn read_head(&self, name: SegmentName, size: u64) -> Result<SegmentHead> {
         if self.has_local(&name, size).await {
             if let Ok(head) = self.read_head_by(name, size, true).await {
-                return Ok((head, None));
+                return Ok(head);
             }
             self.forget_local(&name).await;
         }
-        Ok((self.read_head_by(name, size, false).await?, None))
+        self.read_head_by(name, size, false).await
     }
 
     async fn read_head_by(&self, name: SegmentName, size: u64, is_local: bool) -> Result<SegmentHead> {
