@@ -44,13 +44,7 @@ impl CopyName {
 impl Mirror {
     /// Opens the copies in a directory, which is made if it is absent. What a crash left half written is removed.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        private::make_directory(directory)?;
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                fs::remove_file(entry.path())?;
-            }
-        }
+        private::open_directory(directory, TEMPORARY)?;
         Ok(Self { directory: directory.to_owned(), temporaries: AtomicU64::new(0) })
     }
 

@@ -1,6 +1,6 @@
 //! Directories and files for their owner alone, whatever the umask: they hold what was backed up (H182).
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -8,6 +8,18 @@ use std::path::Path;
 /// Makes a directory and its parents, unless they exist.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens a directory, which is made if it is absent, and removes the files with this prefix that a crash left unfinished.
+pub(super) fn open_directory(path: &Path, temporary: &str) -> io::Result<()> {
+    make_directory(path)?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(temporary) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Creates a file for writing, or empties the one that exists.

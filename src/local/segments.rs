@@ -26,7 +26,7 @@ pub(crate) struct SegmentFiles {
 #[derive(Debug)]
 pub(crate) struct PartialCopy {
     file: File,
-    /// Its last path; `None` once it is there.
+    /// The path of the whole copy; `None` after the rename.
     target: Option<PathBuf>,
     temporary: PathBuf,
 }
@@ -34,13 +34,7 @@ pub(crate) struct PartialCopy {
 impl SegmentFiles {
     /// Opens the copies in a directory, which is made if it is absent. Unfinished ones are removed.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
-        private::make_directory(directory)?;
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-                fs::remove_file(entry.path())?;
-            }
-        }
+        private::open_directory(directory, TEMPORARY)?;
         Ok(Self { directory: directory.to_owned(), temporaries: AtomicU64::new(0) })
     }
 
