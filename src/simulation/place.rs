@@ -29,13 +29,19 @@ pub trait Place: fmt::Debug + Send + Sync + 'static {
     /// flushed.
     fn crash(&self, seed: u64);
 
-    /// Gives the store to the process that is opened next, while the present one still runs. Returns `false` if the place cannot do that.
-    fn hand_over(&self) -> bool;
+    /// Gives the store to the process that is opened next, while the present one still runs. Returns `false` if the place cannot do that; default: it cannot.
+    fn hand_over(&self) -> bool {
+        false
+    }
 
-    /// The longest time for which a listing may show an old state, by the clock of the runtime.
-    fn max_lag(&self) -> Duration;
+    /// The longest time for which a listing may show an old state, by the clock of the runtime; default: zero.
+    fn max_lag(&self) -> Duration {
+        Duration::ZERO
+    }
 
-    /// The longest time after which a change that got no answer may still be executed, by the clock of the runtime; zero if none is. The
+    /// The longest time after which a change that got no answer may still be executed, by the clock of the runtime; zero, the default, if none is. The
     /// history lets changes be executed as late as that.
-    fn max_late(&self) -> Duration;
+    fn max_late(&self) -> Duration {
+        Duration::ZERO
+    }
 }

@@ -86,18 +86,6 @@ impl Place for Directory {
     }
 
     fn crash(&self, _: u64) {}
-
-    fn hand_over(&self) -> bool {
-        false
-    }
-
-    fn max_lag(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn max_late(&self) -> Duration {
-        Duration::ZERO
-    }
 }
 
 #[test]
@@ -131,18 +119,6 @@ impl Place for Forgetful {
                 self.0.delete(&[larder::backend::Removal::any(key)]).await.unwrap().remove(0).unwrap();
             }
         });
-    }
-
-    fn hand_over(&self) -> bool {
-        false
-    }
-
-    fn max_lag(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn max_late(&self) -> Duration {
-        Duration::ZERO
     }
 }
 
