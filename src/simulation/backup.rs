@@ -148,9 +148,7 @@ impl World {
         }
         let data = bytes_of(blocks);
         let size = data.len() as u64;
-        let base = base.filter(|base| {
-            base.manifest().files().iter().any(|file| file.name.to_string().starts_with(IMAGE))
-        });
+        let base = base.filter(|base| has_archive(base, IMAGE));
         if self.one_in(4) {
             let mut image = backup.image_writer(IMAGE, size).chunk_bytes(BLOCK as u64);
             if let Some(base) = base.filter(|base| self.mode_of(base) == mode) {
@@ -186,9 +184,7 @@ impl World {
         let data = bytes_of(blocks);
         let stream = backup.stream(STREAM, Cursor::new(&data));
         let stream = stream.chunker(Box::new(FixedChunker::new(BLOCK).unwrap()));
-        match base.filter(|base| {
-            base.manifest().files().iter().any(|file| file.name.to_string().starts_with(STREAM))
-        }) {
+        match base.filter(|base| has_archive(base, STREAM)) {
             Some(base) if self.mode_of(base) == mode => stream.base(base).await.map(drop),
             Some(base) => {
                 let used = stream.base_if_usable(Some(base)).await?.base;
@@ -202,4 +198,8 @@ impl World {
     fn mode_of(&self, snapshot: &SnapshotReader) -> Mode {
         self.model().mode(snapshot.name().time())
     }
+}
+
+fn has_archive(snapshot: &SnapshotReader, name: &str) -> bool {
+    snapshot.manifest().files().iter().any(|file| file.name.to_string().starts_with(name))
 }

@@ -24,10 +24,10 @@ use crate::simulation::place::Place;
 /// After this time, a request that got no answer is not executed any more.
 const MAX_LATE: Duration = Duration::from_mins(30);
 
-/// What a device is like.
+/// The behaviour of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// As in a bucket: only requests tell what is there, one process has the lease, and requests may be executed late.
+    /// As in a bucket: only requests show its objects, one process has the lease, and requests may be executed late.
     Bucket,
     /// As on a disk: a crash loses what was not flushed.
     Disk,

@@ -16,7 +16,7 @@ use crate::simulation::script::{Event, Operation, Script};
 use crate::simulation::world::World;
 use crate::store::{Datastore, Options};
 
-/// What remains to be done after the last request may have been executed.
+/// Time for other work after the last request may have been executed.
 const MARGIN: Duration = Duration::from_mins(5);
 
 /// Lets everything happen, and looks at what is left.

@@ -12,7 +12,7 @@
 //! * every acknowledged snapshot that was not deleted is listed, and restores bit for bit;
 //! * nothing is listed that is not whole, unless a chunk of it was damaged; then a verification names it, and a backup of the same
 //!   contents heals it;
-//! * no protected snapshot was deleted, and no deleted one is there again;
+//! * no protected snapshot was deleted, and no deleted one has come back;
 //! * two collections of garbage leave exactly the chunks that the snapshots need, or less than a whole pack more;
 //! * every call came to an end, and no error was of a kind that the faults do not explain;
 //! * the calls of the backend stayed below a bound.
@@ -87,7 +87,7 @@ pub struct Simulation {
     places: Box<Factory>,
 }
 
-/// What happened in a history that went well.
+/// The course of a history that kept all promises.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -107,7 +107,7 @@ pub struct History {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Failure {
-    /// What happened, if the history was told.
+    /// The log of the history, if it was replayed.
     pub log: Vec<String>,
     /// The seed.
     pub seed: u64,
@@ -119,7 +119,7 @@ pub struct Failure {
 
 /// Steps of a history that are left out, and whether its course is wanted.
 struct Choice<'a> {
-    is_told: bool,
+    is_logged: bool,
     only: Option<&'a [usize]>,
 }
 
@@ -157,7 +157,7 @@ impl Simulation {
     /// # Errors
     /// If a promise was broken.
     pub fn run(&self, seed: u64) -> Result<History, Box<Failure>> {
-        self.run_with(seed, &Choice { is_told: false, only: None })
+        self.run_with(seed, &Choice { is_logged: false, only: None })
     }
 
     /// Runs only these steps of the history of a seed, and tells its course in a failure.
@@ -165,7 +165,7 @@ impl Simulation {
     /// # Errors
     /// If a promise was broken.
     pub fn replay(&self, seed: u64, steps: Option<&[usize]>) -> Result<History, Box<Failure>> {
-        self.run_with(seed, &Choice { is_told: true, only: steps })
+        self.run_with(seed, &Choice { is_logged: true, only: steps })
     }
 
     /// Leaves out steps of a history that failed, as long as it still fails, and returns the shortest one with its course.
@@ -179,7 +179,7 @@ impl Simulation {
             while at < best.len() {
                 let end = (at + part).min(best.len());
                 let fewer = [&best[..at], &best[end..]].concat();
-                if self.run_with(failure.seed, &Choice { is_told: false, only: Some(&fewer) }).is_err() {
+                if self.run_with(failure.seed, &Choice { is_logged: false, only: Some(&fewer) }).is_err() {
                     (best, is_shorter) = (fewer, true);
                 } else {
                     at = end;
@@ -208,8 +208,8 @@ impl Simulation {
             let _ = std::fs::remove_dir_all(directory);
         }
         let host = Host::new(&sim, place, script.is_packed, self.local.clone());
-        let (damages, faults, is_told) = (script.damages, script.faults, choice.is_told);
-        let nature = Nature { damages, faults, is_told, seed };
+        let (damages, faults, is_logged) = (script.damages, script.faults, choice.is_logged);
+        let nature = Nature { damages, faults, is_logged, seed };
         let world = sim.block_on(World::new(&sim, host, nature));
         let own = world.of_step(seed);
         let lived = catch_unwind(AssertUnwindSafe(|| {

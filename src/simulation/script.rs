@@ -30,12 +30,12 @@ pub(crate) enum Operation {
     Verify,
 }
 
-/// What happens in a step.
+/// The event of a step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Event {
     /// The host stops at this change.
     Crash { at: u64 },
-    /// Some calls go wrong: of this method, from this one on, so many.
+    /// `count` calls of a method fail, beginning with the `nth`.
     Fault { action: Action, count: u64, method: Method, nth: u64, only_chunks: bool },
     /// An actor does something. The seed decides the rest.
     Operation { actor: u64, operation: Operation, seed: u64 },
@@ -58,7 +58,7 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// The history of a seed, at a place with requests that are executed up to so much later.
+    /// The history of a seed, at a place with requests that are executed later by `max_late` at most.
     pub(crate) fn of(seed: u64, max_late: Duration) -> Self {
         let mut dice = Dice::new(seed);
         let (damages, faults) = (dice.one_in(2), !dice.one_in(4));

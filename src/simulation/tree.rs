@@ -88,7 +88,7 @@ impl Tree {
         entries
     }
 
-    /// What is wrong with the tree of a snapshot.
+    /// The first difference between the tree of a snapshot and this one.
     pub(crate) async fn wrong_with(self, snapshot: &SnapshotReader) -> Result<Option<String>> {
         let (tree, restored) = (snapshot.tree(NAME).await?, Restored::default());
         let summary = tree.restore(&restored).await?;

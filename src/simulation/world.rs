@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub faults: bool,
     handed_over: AtomicBool,
     pub host: Host,
-    /// `None` if nobody wants it: most of the time of a history would go there.
+    /// `None` unless the history is replayed: a log takes most of its time.
     log: Option<Mutex<Vec<String>>>,
     model: Mutex<Model>,
     pub sim: SimRuntime,
@@ -58,7 +58,7 @@ impl Deref for World {
 pub(crate) struct Nature {
     pub damages: bool,
     pub faults: bool,
-    pub is_told: bool,
+    pub is_logged: bool,
     pub seed: u64,
 }
 
@@ -81,7 +81,7 @@ impl World {
             faults: nature.faults,
             handed_over: AtomicBool::new(false),
             host,
-            log: nature.is_told.then(Mutex::default),
+            log: nature.is_logged.then(Mutex::default),
             model: Mutex::new(Model::new(nature.seed)),
             sim: sim.clone(),
             stores: Mutex::new(vec![first, second]),
