@@ -53,7 +53,7 @@ pub(super) struct Known {
     slots: Slots,
 }
 
-/// What a segment says apart from its records.
+/// The facts of a segment, without its records.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) dropped: Vec<PackName>,

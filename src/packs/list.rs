@@ -299,7 +299,7 @@ impl Candidates {
         self.found.extend(bad.map(|digest| (digest, None)));
     }
 
-    /// Adds the copies of the next chunks in a segment, of so many. Returns `false` if its records were not read.
+    /// Adds the copies of up to `most` next chunks in a segment. Returns `false` if its records were not read.
     fn add_segment(&mut self, known: &Known, most: usize, runs: &HashMap<SegmentName, SlotRun>) -> bool {
         let run = runs.get(&known.name());
         let Some(records) = known.records().or(run.map(|run| &run.records)) else { return false };
@@ -310,7 +310,7 @@ impl Candidates {
         true
     }
 
-    /// Adds the copies of so many chunks. Returns the last digest.
+    /// Adds the copies of up to `most` chunks. Returns the last digest.
     fn add_records(&mut self, known: &Known, most: usize, records: &SlotRecords) -> Option<Digest> {
         let begin = self.first.map_or(0, |first| records.position(&first));
         let mut digests = 0;
@@ -334,8 +334,8 @@ impl Candidates {
     }
 }
 
-/// Number of the chunks of a page that a segment with so many of all records contributes. So the parts end near each other, and little is looked
-/// at for nothing.
+/// Number of the chunks of a page that a segment contributes, in proportion to its records. So the parts end near each other, and few records
+/// are read in vain.
 fn share(records: usize, all: usize) -> usize {
     let share = PAGE_ENTRIES as u64 * records as u64 / (all as u64).max(1);
     usize::try_from(share).unwrap_or(PAGE_ENTRIES).max(LEAST_ENTRIES)

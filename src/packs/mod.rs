@@ -46,8 +46,8 @@
 //! copy costs a request or a second copy, never a chunk.
 //!
 //! # Memory
-//! A view has what segments say apart from their records. Records of small segments are in memory too. Once all take more than
-//! the option `index_bytes` says, those of the largest segments are read by range, from a local copy if there is local
+//! A view has the facts of all segments in memory, and the records of small ones. Once records take more than the option `index_bytes`
+//! allows, those of the largest segments are read by range, from a local copy if there is local
 //! state: a look-up reads one slot of each ([`slots`]), a listing reads one run of slots after the other. Opening then reads only the heads
 //! of large segments, and none that a merged one replaces.
 //!

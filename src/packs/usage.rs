@@ -1,4 +1,4 @@
-//! How much a packed store holds, as far as a handle knows.
+//! Numbers and bytes of the packs and segments that a handle knows.
 
 use crate::format::larder::pack::PackClass;
 use crate::format::layout::PackName;

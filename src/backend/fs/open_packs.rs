@@ -37,7 +37,7 @@ impl OpenPacks {
     /// A pack that is open, and its description now. Unless it stayed open, `open` opens it.
     ///
     /// # Errors
-    /// Those of `open`.
+    /// The errors of `open`.
     pub(super) fn get(
         &self,
         name: PackName,
