@@ -98,6 +98,9 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic"))]
 
+#[macro_use]
+mod mutation;
+
 pub mod backend;
 mod base64;
 mod buffers;

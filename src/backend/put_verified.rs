@@ -73,7 +73,8 @@ pub(crate) async fn put_verified(
         Err(_) => FoundInstead::Unknown,
     };
     // Absent now is not absent for ever: a request whose answer was lost may still be executed.
-    let is_certain = found == FoundInstead::Absent && is_certain(&error);
+    let is_certain =
+        found == FoundInstead::Absent && (is_certain(&error) || mutated!("put-without-an-answer-failed"));
     Err(PutError { error, found, is_certain })
 }
 

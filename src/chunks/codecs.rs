@@ -39,7 +39,7 @@ pub(crate) enum Examined {
 impl Examined {
     /// Returns `true` if the check is strong enough to trust a suspect again. The checksum of an encrypted chunk is not.
     pub(crate) fn clears_suspicion(self) -> bool {
-        self != Self::Checksum
+        self != Self::Checksum || mutated!("checksum-clears-suspicion")
     }
 }
 
@@ -107,7 +107,7 @@ impl Codecs {
             Blob::parse(encoded).and_then(|blob| self.decode_parsed(&mut decoder, &blob, length, key));
         self.keep_decoder(decoder);
         let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
-        if Digest::of_chunk(&plaintext, key) == digest {
+        if Digest::of_chunk(&plaintext, key) == digest || mutated!("chunk-contents-are-not-compared") {
             return Ok(plaintext);
         }
         Err(other_digest(digest, "decode chunk"))

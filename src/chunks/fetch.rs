@@ -83,7 +83,9 @@ impl Fetcher {
             if !self.suspects().contains(&digest) {
                 trace::damage(&format_args!("chunk {digest}"), error);
             }
-            self.mark_suspect(digest).await;
+            if !mutated!("read-forgets-damage") {
+                self.mark_suspect(digest).await;
+            }
         }
         let (stored, plaintext) = fetched?;
         if cache_policy == CachePolicy::Populate {

@@ -138,6 +138,7 @@ impl ChunkStore {
     /// # Cancel safety
     /// A dropped future leaves the old list, or one with younger candidates.
     pub(crate) async fn reset_gc_candidates(&self, writers: &[Arc<WriterPins>]) -> Result<()> {
+        mutated!("publish-keeps-candidates" => return Ok(()));
         if !self.uncached_backend().capabilities().needs_gc_candidates() {
             return Ok(());
         }
@@ -220,7 +221,7 @@ impl ChunkStore {
             let look = move || Ok((seen.iter().any(|(digest, _)| pins.is_pinned(digest)), seen));
             let (is_pinned, left) =
                 self.uncached_backend().runtime().run_blocking("write GC candidates", look).await?;
-            if !is_pinned {
+            if !is_pinned || mutated!("candidates-are-checked-once") {
                 return Ok(());
             }
             (seen, list) = (left, written);
@@ -284,7 +285,7 @@ impl ChunkStore {
             return Ok(None);
         }
         let mode = match &before.version {
-            _ if !is_conditional => PutMode::Replace,
+            _ if !is_conditional || mutated!("candidates-overwrite-a-newer-list") => PutMode::Replace,
             Some(version) => PutMode::IfMatch(version.clone()),
             None => PutMode::Create,
         };

@@ -16,6 +16,7 @@ use crate::format::layout::Key;
 impl ChunkStore {
     /// Returns `true` if a pending delete may remove the chunk; its writer then checks it before it publishes.
     pub(super) fn note_pending_delete(&self, writer: &WriterPins, digest: Digest) -> bool {
+        mutated!("put-forgets-pending-deletes" => return false);
         let is_pending =
             self.shared().delete_pending_for(&digest, self.backend.runtime().monotonic()).is_some();
         if is_pending {
@@ -30,6 +31,7 @@ impl ChunkStore {
     /// # Errors
     /// `Conflict` if a chunk was deleted: the backup has to be repeated.
     pub(crate) async fn await_pending_deletes(&self, writer: &WriterPins) -> Result<()> {
+        mutated!("publish-before-deletes-end" => return Ok(()));
         let (runtime, to_check) = (self.backend.runtime(), writer.to_check());
         if to_check.is_empty() {
             return Ok(());

@@ -129,7 +129,7 @@ impl<K: Clone + Eq + Hash> PendingPuts<K> {
 impl<K: Eq + Hash> Ticket<'_, K> {
     /// Takes the result of the delete of one key. A key that was named twice has two results.
     pub(crate) fn finish(&self, key: &K, result: &Result<Deleted>) {
-        self.end(key, is_over(result));
+        self.end(key, is_over(result) || mutated!("unsettled-delete-is-done"));
     }
 
     /// Takes the outcome of the request for one key: over, or in doubt from now on.
@@ -145,6 +145,7 @@ impl<K: Eq + Hash> Ticket<'_, K> {
         }
         // Only this request: another one for the key may still be executed.
         requests.swap_remove(at);
+        mutated!("one-answer-ends-every-delete" => requests.clear());
         if requests.is_empty() {
             pending.by_key.remove(key);
         }

@@ -57,12 +57,13 @@ impl ChunkStore {
         // Held until the answer is confirmed: a sweep skips a locked digest, so the chunk cannot go between the lookup and the pin (I3).
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         // Before the lookup: from here on no sweep of this process removes the chunk, whatever the lookup finds (I2, H1, H2).
-        if writer.pin(digest) {
+        if !mutated!("put-pins-nothing") && writer.pin(digest) {
             return Ok(Stored::Known);
         }
         // A late delete may still remove an existing chunk, so a base proves nothing, and the writer looks the chunk up before it publishes (H17).
         let provenance =
             if self.note_pending_delete(writer, digest) { Provenance::Unknown } else { provenance };
+        mutated!("put-confirms-before-the-answer" => writer.confirm(digest));
         let stored = self.put_pinned(writer, digest, (plaintext, class), provenance).await?;
         // Only after the backend answered: a chunk whose put failed stays pinned, because it may be stored yet, but it is not known.
         writer.confirm(digest);
@@ -78,7 +79,7 @@ impl ChunkStore {
     ) -> Result<Stored> {
         // Under the digest lock, so quarantine cannot make it a suspect between this check and the answer. A suspect is known from nothing
         // but its contents (H99).
-        let is_suspect = self.fetcher.suspects().contains(&digest);
+        let is_suspect = self.fetcher.suspects().contains(&digest) && !mutated!("put-believes-suspects");
         let provenance = if is_suspect { Provenance::Unknown } else { provenance };
         let present = match self.look_up(writer, digest, provenance).await? {
             Lookup::Known => return Ok(Stored::Known),
@@ -120,6 +121,7 @@ impl ChunkStore {
 
     /// Returns `true` if a writer or a current snapshot names the chunk of a presence record.
     async fn is_witnessed(&self, writer: &WriterPins, digest: &Digest) -> Result<bool> {
+        mutated!("put-record-needs-no-witness" => return Ok(true));
         Ok(self.pins().is_confirmed(digest) || writer.witnesses.name(digest).await?)
     }
 
@@ -159,7 +161,8 @@ impl ChunkStore {
             },
         };
         // An interrupted upload is shorter, and equal length is the check that PBS makes too (D8). It does not clear a suspect.
-        let matches_by_length = present == size && !is_suspect;
+        let matches_by_length =
+            present == size && !is_suspect || mutated!("put-existing-chunk-is-not-compared");
         let stays = if upload.is_opaque {
             self.stays_before_opaque(&upload, matches_by_length).await?
         } else {
@@ -224,7 +227,7 @@ impl ChunkStore {
             found => found?.bytes,
         };
         let Ok(blob) = Blob::parse(found.clone()) else { return Ok(false) };
-        if !blob.kind().is_encrypted() {
+        if !blob.kind().is_encrypted() && !mutated!("put-encrypted-chunk-over-a-plain-one") {
             // A plain chunk is readable without a key. Replacing it would make it unreadable for the snapshots that name it (H101).
             return refused("a plain chunk has this digest, and an encrypted one must not take its place");
         }

@@ -98,6 +98,7 @@ impl ChunkStore {
                 let found = match error.kind() {
                     ErrorKind::Corrupt => Inspected::Corrupt,
                     ErrorKind::NotFound => Inspected::Missing,
+                    ErrorKind::Unavailable if mutated!("verify-unreachable-is-missing") => Inspected::Missing,
                     _ => Inspected::Unreachable(error),
                 };
                 return (found, None);
@@ -153,7 +154,7 @@ impl ChunkStore {
         // First and durably: whatever interrupts the rest, the next upload replaces the chunk or stores it again (H99).
         self.add_suspects(&[digest]).await?;
         let found = match self.inspect_at(&place, digest, length, key).await {
-            (Inspected::Good(examined), _) => {
+            (Inspected::Good(examined), _) if !mutated!("quarantine-without-a-second-look") => {
                 if examined.clears_suspicion() {
                     self.fetcher.suspects().remove(&digest);
                 }
@@ -161,14 +162,16 @@ impl ChunkStore {
             }
             (Inspected::Missing, _) => return Ok(QuarantineOutcome::Absent),
             (Inspected::Unreachable(error), _) => return Err(error),
-            (Inspected::Corrupt, Some(info)) => info,
+            (Inspected::Corrupt | Inspected::Good(_), Some(info)) => info,
             // Too long to read.
-            (Inspected::Corrupt, None) => self.backend.head(&place).await?,
+            (Inspected::Corrupt | Inspected::Good(_), None) => self.backend.head(&place).await?,
         };
         guard.check().await?;
         self.copy_to_quarantine(digest, found.size).await?;
         // The copy is durable before the original is deleted: it may be the only one, and can turn out to be good.
-        self.backend.barrier().await?;
+        if !mutated!("quarantine-before-its-copy-is-durable") {
+            self.backend.barrier().await?;
+        }
         // Again, since copying takes time: another process that owns the store now may have stored a good chunk here.
         guard.check().await?;
         // Before the delete: writers that rely on the chunk look it up before they publish.
@@ -268,7 +271,8 @@ impl ChunkStore {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         let (backend, place) = (self.backend.as_ref(), Key::Chunk(digest));
         // A reinstated chunk would vanish again, without a writer that could store it.
-        if let Some(left) = self.shared().delete_pending_for(&digest, backend.runtime().monotonic()) {
+        let left = self.shared().delete_pending_for(&digest, backend.runtime().monotonic());
+        if let Some(left) = left.filter(|_| !mutated!("reinstate-despite-a-pending-delete")) {
             let error = Error::new(ErrorKind::Busy, "reinstate").on(digest).retry_in(left);
             return Err(
                 error.because("an earlier request to delete it got no answer, and may still be executed")

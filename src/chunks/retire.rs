@@ -31,10 +31,13 @@ impl ChunkStore {
         let shared = self.shared();
         let stays = |copy: &&PackCopy| {
             let Some(_digest_lock) = shared.digest_locks.try_lock(copy.digest) else { return true };
-            if shared.pins.is_pinned(&copy.digest) || is_needed(&copy.digest) {
+            let is_pinned = shared.pins.is_pinned(&copy.digest) && !mutated!("retire-ignores-pins");
+            if is_pinned || is_needed(&copy.digest) {
                 return true;
             }
-            packs.retire(copy);
+            if !mutated!("retire-tells-nobody") {
+                packs.retire(copy);
+            }
             false
         };
         copies.iter().filter(stays).copied().collect()

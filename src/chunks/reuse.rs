@@ -78,18 +78,19 @@ impl ChunkStore {
         }
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         // Before the lookup, and under the digest lock: from here on no sweep of this process removes the chunk (I2, I3).
-        if writer.pin(digest) {
+        if !mutated!("reuse-pins-nothing") && writer.pin(digest) {
             return Ok(true);
         }
         // Not certain: the caller brings the chunk and stores it.
-        if self.fetcher.suspects().contains(&digest) || self.note_pending_delete(writer, digest) {
+        let is_suspect = self.fetcher.suspects().contains(&digest) && !mutated!("reuse-believes-suspects");
+        if is_suspect || self.note_pending_delete(writer, digest) {
             return Ok(false);
         }
         let key = Key::Chunk(digest);
         let least = MIN_BLOB_BYTES as u64;
         let is_there = match self.touch_one(&key).await? {
             Touched::Absent => false,
-            Touched::Present(info) => info.size >= least,
+            Touched::Present(info) => info.size >= least || mutated!("reuse-of-an-empty-chunk"),
             Touched::Unknown if source == ReuseSource::Base => true,
             Touched::Unknown => match self.backend.head(&key).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => false,

@@ -119,6 +119,7 @@ impl Sweeping {
             swept.push(match locked {
                 None if !is_held => Some(Swept::Busy),
                 // Asked under the digest lock: a writer pins under it too, so none can pin between this check and the delete (H1).
+                _ if mutated!("sweep-ignores-pins") => None,
                 _ if item.quarantined.is_none() && self.shared.pins.is_pinned(&item.digest) => {
                     Some(Swept::Pinned)
                 }
@@ -134,9 +135,13 @@ impl Sweeping {
             chosen.iter().filter(|item| item.quarantined.is_none()).map(|item| item.digest).collect();
         // Before the delete, durably: after a crash in between, a writer stores the chunk again, instead of relying on a record of a chunk
         // that is gone (H16).
-        self.fetcher.forget_records(&chunks).await?;
+        if !mutated!("sweep-leaves-records") {
+            self.fetcher.forget_records(&chunks).await?;
+        }
         // Last, as near to the requests as possible: another process that owns the store now may be storing these chunks.
-        self.guard.check().await?;
+        if !mutated!("sweep-before-the-lock-check") {
+            self.guard.check().await?;
+        }
         // Before the requests are sent: one without an answer may be executed later (H17). The digest locks are released after the ticket.
         let ticket = self.shared.begin_deletes(&chunks, self.backend.runtime());
         let removals: Vec<_> = chosen.iter().map(|item| Removal::any(item.key())).collect();
@@ -148,6 +153,7 @@ impl Sweeping {
 
     /// Where the backend tracks use, objects used meanwhile stay.
     async fn recheck_use(&self, unused: &[Unused], swept: &mut [Option<Swept>]) -> Result<()> {
+        mutated!("sweep-without-a-second-look" => return Ok(()));
         if !self.backend.capabilities().tracks_last_use {
             return Ok(());
         }

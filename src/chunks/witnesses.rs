@@ -105,7 +105,10 @@ impl Witnesses {
             })
             .collect();
         listed.retain(|info| match &info.key {
-            Key::Archive(snapshot, name) => name.kind() != ArchiveKind::Blob && finished.contains(snapshot),
+            Key::Archive(snapshot, name) => {
+                name.kind() != ArchiveKind::Blob
+                    && (finished.contains(snapshot) || mutated!("put-unfinished-witness"))
+            }
             _ => false,
         });
         listed.sort_by_cached_key(|info| match &info.key {

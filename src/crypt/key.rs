@@ -62,6 +62,7 @@ impl EncryptionKey {
 
     /// Compares a signature in constant time.
     pub(crate) fn check_signature(&self, message: &[u8], signature: &[u8; 32]) -> Result<(), Unauthentic> {
+        mutated!("signature-is-not-compared" => return Ok(()));
         self.mac(message).verify(signature.into()).map_err(|_| Unauthentic)
     }
 

@@ -83,7 +83,7 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
     };
     let moves = store.inner().chunks().moves_in_progress().watch();
     for _ in 0..ROUNDS {
-        if marking.round().await? == 0 {
+        if marking.round().await? == 0 || mutated!("gc-lists-once") {
             break;
         }
     }
@@ -93,7 +93,7 @@ pub(super) async fn mark(store: &Datastore, options: &GcOptions) -> Result<Marke
     marking.moved().await?;
     loop {
         let pending_moves = moves.take();
-        if pending_moves.is_empty() {
+        if pending_moves.is_empty() || mutated!("gc-ignores-moves-in-progress") {
             break;
         }
         for key in pending_moves {
@@ -132,6 +132,7 @@ impl Marking<'_> {
                     check_gone(store, &info.key, error).await?;
                     None
                 }
+                Err(_) if mutated!("gc-skips-unreadable-indexes") => None,
                 checked => Some(marks_of(store, checked?.index).await?),
             };
             Ok::<_, Error>((info, marks))
@@ -186,6 +187,7 @@ impl Marking<'_> {
     }
 
     async fn published(&mut self) -> Result<()> {
+        mutated!("gc-ignores-recent-indexes" => return Ok(()));
         for key in self.store.inner().published() {
             self.by_name(&key).await?;
         }
@@ -193,6 +195,7 @@ impl Marking<'_> {
     }
 
     async fn orphans(&mut self, orphans: &[Orphan]) -> Result<()> {
+        mutated!("gc-ignores-orphan-indexes" => return Ok(()));
         for orphan in orphans {
             self.options.check_abort()?;
             let marks = match self.store.inner().snapshot_files().orphan_index(orphan).await {
@@ -205,6 +208,7 @@ impl Marking<'_> {
     }
 
     async fn moved(&mut self) -> Result<()> {
+        mutated!("gc-ignores-the-move-journal" => return Ok(()));
         if let Some(pending_moves) = self.store.inner().uncached_backend().pending_moves().await? {
             for key in pending_moves.keys() {
                 self.by_name(key).await?;
@@ -218,6 +222,7 @@ impl Marking<'_> {
 
 /// Makes sure that a missing index vanished with its whole snapshot, and not alone (H9).
 async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
+    mutated!("gc-believes-that-an-index-vanished" => return Ok(()));
     let Key::Archive(snapshot, _) = index else { return Err(absent) };
     let backend = store.inner().uncached_backend();
     // As readers do. A process that deletes the snapshot holds the lock briefly.

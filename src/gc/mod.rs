@@ -97,7 +97,10 @@ async fn make_plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     options.control.check("collect garbage")?;
     store.inner().check_writable("collect garbage").await?;
     let backend = store.inner().uncached_backend();
-    if backend.capabilities().lock_reach == LockReach::Process && !options.only_process {
+    if backend.capabilities().lock_reach == LockReach::Process
+        && !options.only_process
+        && !mutated!("gc-beside-other-hosts")
+    {
         let error = Error::new(ErrorKind::Unsupported, "collect garbage");
         return Err(error.because("other processes may be writing: its locks do not reach them"));
     }
@@ -109,21 +112,25 @@ async fn make_plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
         let why = format!("a grace time of {grace} s is shorter than listings may lag behind, {lag} s");
         return Err(Error::new(ErrorKind::InvalidInput, "collect garbage").because(why));
     }
-    let guard: Arc<dyn LockGuard> = Arc::from(lock_store(backend.as_ref(), LockMode::Exclusive).await?);
+    let mode = if mutated!("gc-beside-other-processes") { LockMode::Shared } else { LockMode::Exclusive };
+    let guard: Arc<dyn LockGuard> = Arc::from(lock_store(backend.as_ref(), mode).await?);
     store.inner().check_identity("collect garbage").await?;
     let collection = Arc::new(store.inner().chunks().pins().collect());
     let (now, here) = (backend.clock().await?, store.inner().runtime().now());
     let apart = now.duration_since(here).or_else(|_| here.duration_since(now)).unwrap_or_default();
     // A filesystem uses the clock of its host, or one that no other process relies on.
-    if apart > CLOCKS_APART && !backend.capabilities().tracks_last_use {
+    if apart > CLOCKS_APART && !mutated!("gc-believes-any-clock") && !backend.capabilities().tracks_last_use {
         let why = format!("the clocks of this host and of the store are {} s apart", apart.as_secs());
         return Err(Error::new(ErrorKind::Unavailable, "collect garbage").because(why));
     }
     let age = guard.oldest_shared().map(|since| here.duration_since(since).unwrap_or_default());
     let oldest_writer = age.map(|age| now.checked_sub(age + WRITER_MARGIN).unwrap_or(SystemTime::UNIX_EPOCH));
-    let before = |cutoff: SystemTime| oldest_writer.map_or(cutoff, |since| cutoff.min(since));
+    let before = |cutoff: SystemTime| match oldest_writer {
+        Some(since) if !mutated!("gc-ignores-old-writers") => cutoff.min(since),
+        _ => cutoff,
+    };
     // Without a grace time nothing is too young.
-    let cutoff = (!options.grace.is_zero())
+    let cutoff = (!options.grace.is_zero() && !mutated!("gc-ignores-grace"))
         .then(|| before(now.checked_sub(options.grace).unwrap_or(SystemTime::UNIX_EPOCH)));
     let held = plan::Held { collection, guard };
     plan::make(store, options, held, census::Times { cutoff, now }).await

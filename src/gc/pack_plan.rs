@@ -101,7 +101,7 @@ pub(super) fn decide(
 
 /// Returns `true` if every view has what was stored at this time.
 pub(super) fn is_settled(at: Option<SystemTime>, deletes_at_once: bool, times: Times) -> bool {
-    deletes_at_once || at.is_some_and(|at| times.is_old(at))
+    deletes_at_once || mutated!("pack-drop-is-known-at-once") || at.is_some_and(|at| times.is_old(at))
 }
 
 /// Returns `true` if a dropped pack may be deleted at once: no other process has a view without the drop.

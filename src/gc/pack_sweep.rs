@@ -89,9 +89,12 @@ impl GcPlan {
         // Their chunks were judged before the drop. Only one that a snapshot or a writer uses now is needed.
         let marks = &self.marked.set;
         let Retired { needed, .. } = self.retire(packs, copies, |digest, _| marks.contains(mark_of(digest)));
+        let needed = if mutated!("pack-that-was-dropped-is-not-judged-again") { Vec::new() } else { needed };
         let names = self.copy_all(packs, &names, needed).await?;
         // Copies are durable before the packs are deleted.
-        self.store.inner().backend().barrier().await?;
+        if !mutated!("pack-that-was-dropped-goes-before-its-copies-are-durable") {
+            self.store.inner().backend().barrier().await?;
+        }
         self.delete_packs(packs, &names.into_iter().collect::<Vec<_>>()).await
     }
 
@@ -253,6 +256,7 @@ impl GcPlan {
             }
             blob => blob?,
         };
+        mutated!("pack-copies-are-not-checked" => return Ok(Ok(blob)));
         self.store.inner().chunks().check_copy(copy.digest, blob).await
     }
 

@@ -156,6 +156,7 @@ impl GcPlan {
     }
 
     pub(super) fn check_safety_limit(&self) -> Result<()> {
+        mutated!("gc-has-no-safety-limit" => return Ok(()));
         let Some(safety_limit) = self.safety_limit().filter(|_| !self.confirmed) else { return Ok(()) };
         let garbage = self.census.garbage.chunks;
         let why = match safety_limit {

@@ -175,7 +175,8 @@ impl Counting<'_> {
     /// candidates do not distinguish it from its chunk, and no writer could want to use it.
     fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
-        if !self.keeps_candidates() || self.options.consistent_listings || unused.quarantined.is_some() {
+        let trusts_listings = self.options.consistent_listings || mutated!("gc-first-sighting-is-enough");
+        if !self.keeps_candidates() || trusts_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }
         // A chunk stored after it became a candidate is another one.
@@ -282,7 +283,9 @@ impl Scan<'_> {
             // The missing ones before it have not been counted yet.
             let is_marked = self.last_mark == Some(mark) || self.left.binary_search(&mark).is_ok();
             // Without a good copy it may be all that is left.
-            let is_needed = is_marked && self.last_chunk != Some(digest);
+            let is_needed = is_marked
+                && self.last_chunk != Some(digest)
+                && !mutated!("gc-removes-the-last-quarantined-copy");
             if is_needed {
                 self.census.quarantined.add(size);
             }

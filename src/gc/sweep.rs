@@ -69,15 +69,18 @@ impl GcPlan {
         // From now on no base vouches for them, in any process (H22).
         self.store.inner().repairs().suspect_missing(&self.lost).await?;
         // A deleted snapshot must not reappear after a crash, without its chunks.
-        self.store.inner().backend().barrier().await?;
+        if !mutated!("gc-before-deletions-are-durable") {
+            self.store.inner().backend().barrier().await?;
+        }
         let capabilities = self.store.inner().uncached_backend().capabilities();
         // Presence records of other processes must not outlive the chunks that are about to be deleted.
         if !capabilities.cheap_presence
+            && !mutated!("gc-begins-no-term")
             && let Some(identity) = self.store.uuid()
         {
             self.store.inner().chunks().begin_term(identity).await?;
         }
-        if capabilities.needs_gc_candidates() {
+        if capabilities.needs_gc_candidates() && !mutated!("gc-deletes-before-it-lists") {
             self.write_candidates().await?;
         }
         self.progress.begun = true;

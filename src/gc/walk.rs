@@ -66,6 +66,7 @@ impl Walk {
             }
             ListEntry::Object(info) => info,
             ListEntry::Name(_) | ListEntry::Prefix(_) => return Ok(None),
+            ListEntry::Unreadable(_) if mutated!("gc-walks-past-unreadable-places") => return Ok(None),
             ListEntry::Unreadable(unreadable) => return Err(unreadable.error("collect garbage behind")),
         };
         let Key::Archive(snapshot, name) = &info.key else { return Ok(None) };

@@ -165,7 +165,7 @@ impl LocalState {
         }
         let stamp = |epoch| format!("{identity} {epoch}");
         if let Some((of, records)) = presence.take()
-            && Some(of) == continues
+            && (Some(of) == continues || mutated!("records-of-another-term-are-taken-over"))
             && records.restamp(&stamp(epoch)).is_ok()
         {
             *presence = Some((epoch, Arc::clone(&records)));
@@ -181,7 +181,7 @@ impl LocalState {
     pub(crate) fn bind(&self, identity: &str) -> Result<()> {
         match fs::read_to_string(self.directory.join("store")) {
             Ok(found) if found == identity => Ok(()),
-            Ok(found) if is_identity(&found) => {
+            Ok(found) if is_identity(&found) && !mutated!("local-state-of-another-store") => {
                 let error = Error::new(ErrorKind::Conflict, "use local state").on(self.directory.display());
                 Err(error.because(format!("it is of the store {found}, not of {identity}")))
             }

@@ -79,6 +79,7 @@ impl Packs {
     /// Returns `true` if segments may name packs that do not exist: no listing has shown which do, or a segment that names dropped packs may
     /// be among the damaged ones.
     fn trusts_no_pack(&self) -> bool {
+        mutated!("pack-is-trusted-without-a-listing" => return false);
         !self.tenure().has_listed || self.state().view.damage().is_some()
     }
 
@@ -220,7 +221,8 @@ impl Coordination for PackedBackend {
         let holder = Holder::new(&self.packs, mode.is_alone());
         // Until now another process could drop packs, and no chunk in them may be relied on. Beside shared holders of this process, other
         // processes could still add some.
-        if !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive()) {
+        let is_stale = !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive());
+        if is_stale && !mutated!("pack-index-is-not-read-under-the-lock") {
             self.packs.refresh().await?;
             self.packs.look_for_unrecorded().await?;
         }

@@ -224,6 +224,7 @@ impl Packs {
             let present = places.first().map(|place| version_of(&state.view, place));
             let refused = |kind| Err(Error::new(kind, "store").on(Key::Chunk(digest)));
             match (mode, &present) {
+                (PutMode::Create, Some(_)) if mutated!("pack-chunk-is-created-twice") => {}
                 (PutMode::Create, Some(_)) => return refused(ErrorKind::AlreadyExists),
                 (PutMode::IfMatch(wanted), present) if present.as_ref() != Some(wanted) => {
                     return refused(ErrorKind::Conflict);
@@ -233,6 +234,7 @@ impl Packs {
             let (place, closed) = state.append(self, (digest, class), blob, permit)?;
             // The caller read the old copies, and they are bad.
             for place in places {
+                mutated!("pack-bad-copy-still-counts" => continue);
                 state.exclude(digest, place, ExclusionReason::Bad);
             }
             (version_of(&state.view, &place), closed)

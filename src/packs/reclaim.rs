@@ -110,7 +110,10 @@ impl PackedBackend {
             .list_states(begin)
             .await?
             .into_iter()
-            .filter(|pack| pack.state == PackState::Orphan && is_old(pack.last_used))
+            .filter(|pack| {
+                pack.state == PackState::Orphan
+                    && (is_old(pack.last_used) || mutated!("pack-orphan-is-adopted-young"))
+            })
             .collect();
         let packs = &self.packs;
         let reads = stream::iter(orphans).map(|pack| async move {
@@ -244,7 +247,8 @@ impl PackedBackend {
             known.is_some_and(|pack| !pack.is_dropped) || state.writer.drops.contains(name)
         };
         let retirement = self.packs.handles.retirement();
-        retirement.keep_packs(|name| is_read || handles.iter().any(|handle| needs(handle, name)));
+        let is_needed = |name: &PackName| is_read || handles.iter().any(|handle| needs(handle, name));
+        retirement.keep_packs(|name| is_needed(name) && !mutated!("pack-retirement-ends-early"));
     }
 
     /// Reads a copy.
@@ -267,7 +271,10 @@ impl PackedBackend {
         packs.handles.retirement().retire_packs(names);
         // Only while the caller holds the lock: recorded by a later barrier, the drop could meet a process that relies on the packs.
         let _pending = PendingDrops::new(packs, names);
-        packs.record().await?;
+        if !mutated!("pack-is-deleted-before-its-drop-is-recorded") {
+            packs.record().await?;
+        }
+        mutated!("pack-is-deleted-before-its-drop-is-durable" => return Ok(()));
         packs.inner.barrier().await
     }
 
@@ -293,12 +300,14 @@ impl<'a> PendingDrops<'a> {
 
 impl Drop for PendingDrops<'_> {
     fn drop(&mut self) {
+        mutated!("pack-drop-outlives-the-lock" => return);
         self.packs.state().writer.drops.retain(|name| !self.names.contains(name));
     }
 }
 
 impl Packs {
     pub(super) fn check_segments(&self) -> Result<()> {
+        mutated!("pack-collection-with-a-damaged-index" => return Ok(()));
         self.state().view.damage().map_or(Ok(()), |damage| Err(damage.clone()))
     }
 
@@ -387,7 +396,9 @@ impl Packs {
         let state_of = |name: &PackName| {
             let known = state.view.known(*name).and_then(|number| Some((number, state.view.pack(number)?)));
             match known {
-                _ if unrecorded.contains(name) => PackState::Unrecorded,
+                _ if unrecorded.contains(name) && !mutated!("pack-of-a-writer-is-an-orphan") => {
+                    PackState::Unrecorded
+                }
                 Some((_, pack)) if pack.is_dropped => PackState::Dropped(pack.dropped_at),
                 Some((number, pack)) if pack.is_adopted || recorded.contains(&number) => PackState::Recorded,
                 _ => PackState::Orphan,

@@ -199,7 +199,9 @@ impl View {
     pub(super) fn reliable_places(&self, digest: &Digest) -> Vec<Place> {
         let mut places = self.places(digest);
         let is_reliable = |pack: &PackInfo, place: &Place| {
-            pack.is_listed && pack.reaches(place) && !self.retirement.has(&pack.name, place.offset)
+            (pack.is_listed || mutated!("pack-is-relied-on-unseen"))
+                && pack.reaches(place)
+                && !self.retirement.has(&pack.name, place.offset)
         };
         places.retain(|place| self.pack(place.pack).is_some_and(|pack| is_reliable(pack, place)));
         places

@@ -162,6 +162,7 @@ impl Run<'_> {
         match fresh.get(&planned.name) {
             None => return PruneOutcome::Gone,
             Some(Decision::Protected) => return PruneOutcome::Protected,
+            Some(_) if mutated!("prune-by-the-old-decision") => {}
             Some(decision) if decision.keeps() => return PruneOutcome::Changed,
             Some(_) => {}
         }

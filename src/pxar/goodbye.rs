@@ -232,7 +232,10 @@ impl TableChild {
 
     /// Where the child ends, if it is a directory.
     pub(crate) fn directory_end(&self) -> Result<u64, TreeDecodeError> {
-        let end = self.position.checked_add(self.size).filter(|end| *end <= self.limit);
+        let end = self
+            .position
+            .checked_add(self.size)
+            .filter(|end| *end <= self.limit || mutated!("pxar-child-reaches-out"));
         end.filter(|_| self.size >= MIN_DIRECTORY_BYTES)
             .ok_or_else(|| TreeDecodeError::new(TreeFault::Table, self.position))
     }

@@ -140,6 +140,7 @@ fn next_page(
     token: Option<&str>,
     listing: &Listing,
 ) -> std::result::Result<Next, &'static str> {
+    mutated!("list-contradiction-is-the-end" => return Ok(listing.next.clone().map_or(Next::Nothing, Next::Page)));
     match (listing.truncated, &listing.next) {
         (Some(false), None) => Ok(Next::Nothing),
         (Some(false), Some(_)) => Err("the page is the last, and says where the next begins"),

@@ -64,7 +64,11 @@ impl Manifests<'_> {
         let same = manifest.backup_type() == group.backup_type()
             && manifest.id() == group.id()
             && manifest.time() == snapshot.time();
-        if same { Ok(manifest) } else { Err(corrupt().because("it is of another snapshot")) }
+        if same || mutated!("manifest-of-another-snapshot") {
+            Ok(manifest)
+        } else {
+            Err(corrupt().because("it is of another snapshot"))
+        }
     }
 
     /// The stored form of a manifest, if it is within the limit for reading.
@@ -110,6 +114,7 @@ impl Manifests<'_> {
 
 /// Returns `true` if a verification found the snapshot damaged. An unreadable state counts as damaged, as in PBS.
 pub(crate) fn has_failed_verification(manifest: &Manifest) -> bool {
+    mutated!("base-that-failed-verification" => return false);
     match manifest.verify_state() {
         Ok(state) => state.is_some_and(|state| state.state == VerifyResult::Failed),
         Err(_) => true,

@@ -73,6 +73,7 @@ pub(super) struct PublicationLocks {
 impl PublicationLocks {
     /// Fails unless the store and the snapshot are still locked.
     pub(super) async fn check(&self) -> Result<()> {
+        mutated!("publish-before-the-lock-check" => return Ok(()));
         self.store.check().await?;
         self.snapshot.check().await
     }
@@ -139,6 +140,7 @@ impl Publication {
     /// # Errors
     /// `Conflict` if a base, a stored object or the replaced manifest changed meanwhile; any failure of the backend.
     pub(super) async fn commit(&mut self, store: &Arc<StoreInner>, manifest: Bytes) -> Result<()> {
+        mutated!("publish-before-indexes" => put_manifest(store, &self.name, &[], manifest.clone()).await?);
         if let Err(error) = self.prepare(store).await {
             // Reports the first failure; leftovers are unfinished, and removed later.
             let _ = remove_written(store, &self.written).await;
@@ -157,10 +159,14 @@ impl Publication {
         }
         store.chunks.reset_gc_candidates(&self.pins).await?;
         // Chunks and blobs are durable before an index names them.
-        store.backend.barrier().await?;
+        if !mutated!("publish-indexes-before-chunks-are-durable") {
+            store.backend.barrier().await?;
+        }
         self.put_indexes(store).await?;
         // Indexes are durable before the manifest makes them visible.
-        store.backend.barrier().await?;
+        if !mutated!("publish-before-indexes-are-durable") {
+            store.backend.barrier().await?;
+        }
         check_bases(store, &self.bases).await?;
         check_written(store, &self.written).await?;
         // Last: the steps before may have taken long (H90).
@@ -245,6 +251,7 @@ impl Publication {
 
 /// Fails unless all bases still exist.
 async fn check_bases(store: &Arc<StoreInner>, bases: &[Base]) -> Result<()> {
+    mutated!("publish-without-a-look-at-the-base" => return Ok(()));
     for Base { name, version, .. } in bases {
         let still = store.backend.head(&Key::Manifest(name.clone())).await;
         if still.is_ok_and(|found| found.version == *version) {
@@ -273,6 +280,7 @@ async fn check_base(store: &Arc<StoreInner>, base: &SnapshotName) -> Result<()> 
 /// Fails unless all stored objects still exist: a process that took the snapshot for a leftover may have removed some of them
 /// (H37, H39).
 async fn check_written(store: &Arc<StoreInner>, written: &[Written]) -> Result<()> {
+    mutated!("publish-without-a-look-at-the-files" => return Ok(()));
     for Written { key, version } in written {
         let gone =
             |why: &'static str| Error::new(ErrorKind::Conflict, "finish snapshot").on(key).because(why);
@@ -298,13 +306,15 @@ async fn put_manifest(
     let cleared = store.chunks.cleared_suspects();
     if let Err(PutError { error, found, is_certain }) = store.put_manifest(name, blob).await {
         // A manifest that exists or may still appear must find its files, and so must that of another writer. Otherwise they go.
-        if is_certain && found == FoundInstead::Absent {
+        if is_certain && found == FoundInstead::Absent || mutated!("publish-in-doubt-removes-files") {
             // The first failure is the one to report; files that stay are an unfinished snapshot.
             let _ = remove_written(store, written).await;
         }
         return Err(error);
     }
-    store.backend.barrier().await?;
+    if !mutated!("publish-reported-before-durable") {
+        store.backend.barrier().await?;
+    }
     // The snapshot exists even if this fails: a chunk left on the list is only checked once more than needed.
     let _ = store.chunks.unlist_suspects(&cleared).await;
     Ok(())

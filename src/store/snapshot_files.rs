@@ -88,7 +88,8 @@ impl SnapshotFiles<'_> {
         stored: Bytes,
     ) -> Result<IndexReader> {
         let index = self.any_index(file.name.kind(), stored).await.map_err(|error| error.on(key))?;
-        if index.checksum() != file.checksum || index.size() != file.size {
+        let is_it = index.checksum() == file.checksum && index.size() == file.size;
+        if !is_it && !mutated!("index-is-not-that-of-the-manifest") {
             let error = Error::new(ErrorKind::Corrupt, "read").on(key);
             return Err(error.because("it is not the one in the manifest"));
         }

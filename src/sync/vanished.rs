@@ -136,11 +136,12 @@ impl Inputs<'_> {
         let Some(origin) = origin(options, name.group()) else { return Ok(Removed::Stays) };
         match source.snapshot_info(&origin.snapshot(name.time())).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
+            _ if mutated!("sync-removes-without-asking-again") => {}
             // The source has it again.
             found => return found.map(|_| Removed::Stays),
         }
         match target.owner(name.group()).await? {
-            Some(owner) if owner == options.owner => {}
+            Some(owner) if owner == options.owner || mutated!("sync-removes-groups-of-others") => {}
             // A group loses its owner with its last snapshot.
             None if !target.inner().manifests().exists(name).await? => return Ok(Removed::Absent),
             _ => {

@@ -97,6 +97,7 @@ impl Run {
 
     /// Looks up a chunk that was not listed: a listing may lag (H13).
     async fn confirm(&self, id: ChunkId) -> Verdict {
+        mutated!("verify-believes-the-listing" => return self.missing(id).await);
         if !self.control.admit() {
             return Verdict::Unchecked;
         }

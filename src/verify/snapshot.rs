@@ -107,6 +107,7 @@ impl Run {
         let Some((number, key)) = keys.find(|(_, key)| key.fingerprint() == fingerprint) else {
             return Ok(0);
         };
+        mutated!("verify-without-the-signature" => return Ok(number));
         manifest.authenticate(key).map(|()| number)
     }
 

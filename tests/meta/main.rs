@@ -8,6 +8,7 @@ mod fault_server;
 mod fuzz_bodies;
 mod hazards;
 mod manual;
+mod mutations;
 mod rooms;
 mod s3_server;
 mod surface;

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 34] = [
+const ROOMS: [(&str, &[&str]); 35] = [
+    ("mutation", &[]),
     ("wording", &[]),
     ("error", &["wording"]),
     ("base64", &[]),

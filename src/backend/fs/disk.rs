@@ -117,6 +117,7 @@ impl Disk {
     /// Fails unless the store is still mounted. An unmounted disk leaves an empty directory, in which the absence of a file proves
     /// nothing about the store.
     pub(super) fn check_there(&self) -> io::Result<()> {
+        mutated!("fs-unmounted-store-is-empty" => return Ok(()));
         let Some(known) = self.chunks else { return Ok(()) };
         match fs::symlink_metadata(self.root.join(".chunks")) {
             Ok(found) if (found.dev(), inode_of(found.dev(), found.ino())) == known => Ok(()),
@@ -174,7 +175,7 @@ impl Disk {
             let full = self.root.join(&path[..end]);
             let above = fs::symlink_metadata(&full)?;
             // Nothing can be below a regular file; a link, a pipe or a device may hide objects.
-            if !above.is_dir() && !above.is_file() {
+            if !above.is_dir() && !above.is_file() && !mutated!("fs-links-are-followed") {
                 return Err(Errno::ELOOP.into());
             }
             if above.is_dir() {
@@ -247,6 +248,7 @@ impl Disk {
     }
 
     pub(super) fn sync_file(&self, path: &str, file: &File) -> io::Result<()> {
+        mutated!("fs-files-are-not-flushed" => return Ok(()));
         file.sync_all().map_err(named("flush"))?;
         self.note(|| DiskOp::SyncFile { path: path.to_owned() });
         Ok(())

@@ -80,7 +80,7 @@ impl Journal {
                 let mut last = [0];
                 file.seek(SeekFrom::Start(length - 1))?;
                 file.read_exact(&mut last)?;
-                if last != *b"\n" {
+                if last != *b"\n" && !mutated!("fs-torn-journal-line-goes-on") {
                     lines.insert(0, b'\n');
                 }
             }

@@ -214,6 +214,7 @@ impl Inner {
 
     fn publish(&self, temporary: &str, path: &str, key: &Key, mode: &PutMode) -> io::Result<()> {
         let _held = version_lock(self.disk.identity(), path);
+        mutated!("fs-put-ignores-its-mode" => return self.disk.rename(temporary, path, Replacing::Intended));
         match mode {
             PutMode::Create => self.disk.rename(temporary, path, Replacing::Forbidden),
             PutMode::Replace => self.disk.rename(temporary, path, Replacing::Intended),
@@ -370,7 +371,7 @@ impl Inner {
 
     pub(super) fn barrier(&self) -> Result<()> {
         let failed = |error| {
-            self.doubtful.store(true, Ordering::SeqCst);
+            self.doubtful.store(!mutated!("fs-failed-flush-is-forgotten"), Ordering::SeqCst);
             Error::io(error, "flush").on(self.disk.root().display())
         };
         // One flush at a time: the system reports a failure to one flush only, and the others learn of it by the flag.
@@ -380,6 +381,7 @@ impl Inner {
             return Err(doubtful
                 .because("a flush failed before; open the store again, and verify what was stored since"));
         }
+        mutated!("fs-barrier-flushes-nothing" => return Ok(()));
         match self.sync_level {
             SyncLevel::None => Ok(()),
             SyncLevel::Filesystem => self.disk.sync_filesystems().map_err(failed),
@@ -424,6 +426,7 @@ impl Inner {
 
     /// Notes a directory and all above it: an object in it is durable only with their entries, which another process may have made.
     pub(super) fn relied_on(&self, directory: &str) {
+        mutated!("fs-directories-are-not-flushed" => return);
         if self.sync_level == SyncLevel::File {
             let mut unsynced = self.unsynced();
             unsynced.add("");

@@ -104,7 +104,7 @@ impl Mark {
                 if host.as_ref() == Some(&self.ownership.host) {
                     return Ok(true);
                 }
-                if !self.ownership.take_over {
+                if !self.ownership.take_over && !mutated!("mark-of-another-host-is-ignored") {
                     let who = host.map_or_else(|| "an unknown host".to_owned(), |host| format!("{host:?}"));
                     return Err(Error::new(ErrorKind::Denied, "lock the store")
                         .on(&self.place.in_use)

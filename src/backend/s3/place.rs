@@ -17,7 +17,7 @@ impl Place {
     /// The condition that the object has this tag, or does not exist; no condition if the server does not know any.
     pub(super) fn condition(&self, tag: Option<&str>) -> Condition {
         match tag {
-            _ if !self.conditional => Condition::Always,
+            _ if !self.conditional || mutated!("lease-is-written-without-a-condition") => Condition::Always,
             Some(tag) if self.quoted_tags => Condition::Tag(format!("\"{tag}\"")),
             Some(tag) => Condition::Tag(tag.to_owned()),
             None => Condition::Absent,

@@ -165,6 +165,7 @@ fn judge_status(
 
 /// Returns `true` if 404 with this code means that the requested object or bucket is missing.
 fn proves_absence(operation: Operation, code: &str) -> bool {
+    mutated!("any-404-is-absence" => return true);
     match operation {
         Operation::BucketHead | Operation::BucketSettings | Operation::Head => true,
         _ => matches!(code, "NoSuchKey" | "NoSuchUpload"),

@@ -203,6 +203,7 @@ impl ArchiveParts {
 
     /// Pins chunks that the base names, and returns `true` if all of them are certainly in the store.
     pub(crate) async fn can_inject(&self, entries: &[Entry]) -> Result<bool> {
+        mutated!("tree-reuses-lost-chunks" => return Ok(true));
         let (chunks, pins) = (&self.task.store().chunks, self.task.pins());
         let digests: Vec<_> = entries.iter().map(|entry| entry.digest).collect();
         let look_ups = stream::iter(digests)

@@ -174,6 +174,7 @@ impl Deletions<'_> {
 
     /// Returns `true` if a locked snapshot is protected. A listing may lag, so a missing mark is looked up (H47).
     pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
+        mutated!("delete-by-listed-protection" => return Ok(info.protected));
         Ok(info.protected || self.inner.backend.has(&Key::Protected(info.name.clone())).await?)
     }
 
@@ -196,7 +197,9 @@ impl Deletions<'_> {
         }
         let removed = match (expected, &found.manifest) {
             (Expected::Unfinished(_), Some(_)) => return Ok(DeleteOutcome::Changed),
-            (Expected::Manifest(version), Some(found)) if found != version => {
+            (Expected::Manifest(version), Some(found))
+                if found != version && !mutated!("delete-changed-snapshot") =>
+            {
                 return Ok(DeleteOutcome::Changed);
             }
             // A writer has stored more files.
@@ -235,11 +238,14 @@ impl Deletions<'_> {
             Ok(DeleteOutcome::Busy(error.because(why)))
         };
         // A lock that does not reach all processes is no evidence that none of them writes.
-        if backend.capabilities().lock_reach == LockReach::Process {
+        if backend.capabilities().lock_reach == LockReach::Process
+            && !mutated!("delete-unfinished-of-other-hosts")
+        {
             return busy("another host may be writing it");
         }
         // A lagging listing shows a finished snapshot without its manifest (H13).
-        if self.inner.manifests().exists(&info.name).await? {
+        if self.inner.manifests().exists(&info.name).await? && !mutated!("delete-unlisted-manifest-is-absent")
+        {
             return Ok(DeleteOutcome::Changed);
         }
         if let Some(left) = self.inner.manifest_pending_for(&info.name) {
@@ -295,9 +301,12 @@ impl Deletions<'_> {
         let manifest_guard = self.inner.locks().manifest(&info.name).await?;
         self.still_owned().await?;
         still_held(guard.as_ref()).await?;
+        mutated!("delete-files-first" => self.delete_all(&rest_of(info)).await?);
         // Of an unfinished snapshot too, because a listing may lag: a snapshot with a manifest must not lose its files (H13, H42).
         self.delete_all(&[Key::Manifest(info.name.clone())]).await?;
-        backend.barrier().await?;
+        if !mutated!("delete-files-before-manifest-is-durably-gone") {
+            backend.barrier().await?;
+        }
         self.delete_all(&rest_of(info)).await?;
         backend.barrier().await?;
         manifest_guard.release_deleted().await;
@@ -320,6 +329,7 @@ impl Deletions<'_> {
     /// Fails as lost if another process owns the store now. No lock of the store is taken, so another process may collect garbage
     /// meanwhile.
     pub(in crate::store) async fn still_owned(&self) -> Result<(), DeleteError> {
+        mutated!("delete-without-ownership" => return Ok(()));
         self.inner.backend.check_owned().await.map_err(DeleteError::Lost)
     }
 
@@ -378,6 +388,7 @@ impl Deletions<'_> {
                 ListEntry::Name(Key::GroupNotes(_) | Key::Owner(_))
                 | ListEntry::Object(ObjectInfo { key: Key::GroupNotes(_) | Key::Owner(_), .. }) => {}
                 ListEntry::Prefix(Prefix::Snapshot(name)) => directories.push(name),
+                _ if mutated!("delete-group-with-foreign-files") => {}
                 _ => return Ok(Rest::Foreign),
             }
         }

@@ -122,7 +122,9 @@ impl Relocator<'_> {
         let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
         self.inner.chunks.reset_all_gc_candidates().await?;
         let relocating = self.inner.chunks.moves_in_progress().record_moves(&indexes);
-        self.inner.backend.record_moves(&indexes).await?;
+        if !mutated!("move-outside-of-the-journal") {
+            self.inner.backend.record_moves(&indexes).await?;
+        }
         Ok(relocating)
     }
 
@@ -167,7 +169,9 @@ impl Relocator<'_> {
         self.copy_files(files, written).await.map_err(|error| early(error.into()))?;
         let protected = self.protect_too(info, target).await.map_err(|error| early(error.into()))?;
         written.extend(protected);
-        self.inner.backend.barrier().await.map_err(|error| early(error.into()))?;
+        if !mutated!("move-manifest-before-files-are-durable") {
+            self.inner.backend.barrier().await.map_err(|error| early(error.into()))?;
+        }
         // From here on notes and verify states cannot change; a change would be lost with the source.
         let manifest = self.inner.locks().manifest(&info.name).await.map_err(|error| early(error.into()))?;
         let blob = self.inner.backend.get(&Key::Manifest(info.name.clone()), MANIFEST_BYTES).await;
@@ -228,6 +232,7 @@ impl Relocator<'_> {
 
     /// Protects the destination if the source is protected, before its manifest is stored (H47). Returns the stored object.
     async fn protect_too(&self, info: &SnapshotInfo, target: &SnapshotName) -> Result<Option<Written>> {
+        mutated!("move-loses-protection" => return Ok(None));
         if !self.inner.deletions().is_protected(info).await? {
             return Ok(None);
         }
@@ -345,6 +350,7 @@ impl Relocator<'_> {
         target: &SnapshotName,
         files: &[(Key, Key)],
     ) -> Result<()> {
+        mutated!("move-over-another-snapshot" => return Ok(()));
         let other = || Error::new(ErrorKind::Conflict, "relocate").on(&info.name);
         let ((ours, _), (theirs, _)) =
             future::try_join(self.inner.manifests().read(&info.name), self.inner.manifests().read(target))

@@ -51,7 +51,8 @@ fn leased(directory: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
 
 /// Opens a directory in a directory.
 pub(super) fn directory(above: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    openat(above, name, READ | OFlags::DIRECTORY, Mode::empty())
+    let follow = if mutated!("restore-follows-links") { OFlags::NOFOLLOW } else { OFlags::empty() };
+    openat(above, name, READ.difference(follow) | OFlags::DIRECTORY, Mode::empty())
 }
 
 /// Returns `true` if this process ran out of something, so that other entries would fail as well.

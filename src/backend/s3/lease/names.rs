@@ -189,6 +189,7 @@ impl Lease {
 
     /// Renews the lease unless it lists the names. INVARIANT: no DELETE for a name is sent before the server has a lease that lists it.
     async fn list_names(self: &Arc<Self>, names: &[Option<String>]) -> Result<()> {
+        mutated!("lease-lists-no-names" => return Ok(()));
         let lists = |record: &Record| {
             let listed = record.removing.as_ref();
             listed.is_none_or(|listed| names.iter().flatten().all(|name| listed.contains(name)))
@@ -291,6 +292,7 @@ impl Doubt {
     /// The doubt of the next holder. `until` is the time until which requests of a holder that did not release the lease may be executed.
     pub(super) fn taken(found: Option<&Found>, now: u64, until: Option<u64>) -> Self {
         let nothing = Self { before: None, names: Some(BTreeSet::new()), until: None };
+        mutated!("lease-inherits-no-doubts" => return nothing);
         let Some(Found { record, .. }) = found else { return nothing };
         let doubt = Self::of(record, now);
         match until {

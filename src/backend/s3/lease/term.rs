@@ -89,7 +89,7 @@ impl Lease {
         };
         // Both times are in whole seconds, so their difference is not exact.
         let life = LIFETIME + Duration::from_secs(2);
-        if age <= life && holder.instance != self.me.instance {
+        if age <= life && holder.instance != self.me.instance && !mutated!("lease-is-taken-from-its-holder") {
             let left = life.saturating_sub(age).as_secs() + 1;
             // The default name is that of no host.
             let on = if holder.host == DEFAULT_HOST { String::new() } else { format!(" on {}", holder.host) };

@@ -285,6 +285,7 @@ fn split(path: &[u8]) -> io::Result<(&[u8], CString)> {
 
 /// A name for the system. The restore checks names too; a target does not depend on it.
 fn checked(name: &[u8]) -> io::Result<CString> {
+    mutated!("restore-leads-out-of-its-target" => return Ok(CString::new(name)?));
     if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path leads out of the target"));
     }
