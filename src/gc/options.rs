@@ -90,8 +90,8 @@ impl GcOptions {
         self
     }
 
-    /// Maximum bytes for the names of unreferenced chunks; default: 16 MiB, enough for 300,000. If there are more, chunks are
-    /// listed again to remove them.
+    /// Maximum bytes for the names of unreferenced chunks, and of missing ones; default: 16 MiB, enough for 300,000. If there are
+    /// more, chunks are listed again to remove them, or indexes are read again for each 262,144 missing ones.
     pub fn memory_bytes(mut self, bytes: usize) -> Self {
         self.memory_bytes = bytes;
         self

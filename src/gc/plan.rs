@@ -124,7 +124,7 @@ fn summary(marked: &Marked, census: &Census, damage: &Damage) -> GcSummary {
         garbage: census.garbage,
         in_use: census.in_use,
         indexes: marked.indexes,
-        missing: damage.missing,
+        missing: damage.lost.len() as u64,
         packs: None,
         quarantined: census.quarantined,
         quarantined_garbage: census.quarantined_garbage,

@@ -151,8 +151,7 @@ pub struct GcSummary {
     pub in_use: ChunkTally,
     /// Number of indexes read.
     pub indexes: u64,
-    /// Number of chunks that an index names and the store lacks. Beyond 100,000, the rest is taken from the listing
-    /// alone; the next backup treats the first 100,000 as suspects, and later collections add the others.
+    /// Number of chunks that an index names and the store lacks, by a look-up of each by name.
     pub missing: u64,
     /// The packs of a packed store.
     pub packs: Option<PackPlan>,

@@ -227,6 +227,33 @@ fn a_missing_chunk_does_not_stop_a_collection() {
     });
 }
 
+/// Proves H22.
+///
+/// Rounds of one chunk and of two find what one round of all finds.
+#[test]
+fn missing_chunks_are_found_in_rounds_that_fit_in_memory() {
+    block_on(async {
+        let scene = scene(false).await;
+        for digest in digests([1, 2, 3]) {
+            scene.memory.delete(&[Removal::any(Key::Chunk(digest))]).await.unwrap().remove(0).unwrap();
+        }
+        let mut all = Vec::new();
+        for bytes in [64, 128, 1 << 20] {
+            let plan = gc::plan(&scene.store, at_once().memory_bytes(bytes)).await.unwrap();
+            let summary = plan.summary();
+            let damaged: Vec<_> =
+                summary.damaged.iter().map(|snapshot| (snapshot.name.clone(), snapshot.missing)).collect();
+            all.push((summary.missing, summary.damaged_count, damaged));
+        }
+        assert_eq!((all[0].0, all[0].1), (3, 2));
+        assert_eq!(all[0], all[2]);
+        assert_eq!(all[1], all[2]);
+        collected(&scene.store, at_once().memory_bytes(64)).await;
+        drop(back_up(&scene.store, "host/b", &[1, 2, 3]).await.unwrap());
+        assert_eq!(check_all(&scene.store).await, 3);
+    });
+}
+
 /// Quarantined copies of a chunk in use stay, however many there are.
 #[test]
 fn all_quarantined_copies_of_a_needed_chunk_are_kept() {
