@@ -7,7 +7,7 @@
 //! | answer of the put | object read back | result | is the put over? |
 //! |---|---|---|---|
 //! | stored | not read | `Ok` with the version of the put | yes |
-//! | error | equal | `Ok` with the version that was read | yes |
+//! | error | equal | `Ok` with the version that was read | if the error [is certain](crate::backend::in_doubt::is_certain) |
 //! | error | absent | [`FoundInstead::Absent`] | if the error [is certain](crate::backend::in_doubt::is_certain) |
 //! | error | other content | [`FoundInstead::Other`] | not known |
 //! | error | unreadable | [`FoundInstead::Unknown`] | not known |
@@ -35,6 +35,14 @@ pub(crate) struct PutError {
     pub(crate) is_certain: bool,
 }
 
+/// An object that has the bytes of a put.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// No request of the put is executed later. Otherwise one may store the object again after it was deleted.
+    pub(crate) is_over: bool,
+    pub(crate) version: Version,
+}
+
 /// The object under the name after a put failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FoundInstead {
@@ -60,14 +68,16 @@ pub(crate) async fn put_verified(
     key: &Key,
     bytes: Bytes,
     mode: PutMode,
-) -> Result<Version, PutError> {
+) -> Result<Verified, PutError> {
     let error = match backend.put(key, bytes.clone(), mode).await {
-        Ok(version) => return Ok(version),
+        Ok(version) => return Ok(Verified { is_over: true, version }),
         Err(error) => error,
     };
     let limit = READ_BACK_BYTES.max(bytes.len() as u64);
     let found = match backend.get(key, limit).await {
-        Ok(object) if object.bytes == bytes => return Ok(object.info.version),
+        Ok(object) if object.bytes == bytes => {
+            return Ok(Verified { is_over: is_certain(&error), version: object.info.version });
+        }
         Ok(_) => FoundInstead::Other,
         Err(absent) if absent.kind() == ErrorKind::NotFound => FoundInstead::Absent,
         Err(_) => FoundInstead::Unknown,
@@ -98,7 +108,7 @@ mod tests {
         FaultBackend::new(Arc::new(MemoryBackend::new(runtime)))
     }
 
-    fn put(backend: &FaultBackend, mode: PutMode) -> Result<Version, PutError> {
+    fn put(backend: &FaultBackend, mode: PutMode) -> Result<Verified, PutError> {
         block_on(put_verified(backend, &Key::GcStatus, OURS, mode))
     }
 
@@ -110,7 +120,7 @@ mod tests {
     fn an_answered_put_reads_nothing() {
         let backend = backend();
         backend.add(Rule::on(Method::Get, Action::FailBefore(ErrorKind::Internal)));
-        let version = put(&backend, PutMode::Create).unwrap();
+        let version = put(&backend, PutMode::Create).unwrap().version;
         assert_eq!(backend.fired(), 0);
         assert_eq!(block_on(backend.head(&Key::GcStatus)).unwrap().version, version);
     }
@@ -120,7 +130,7 @@ mod tests {
         for kind in [ErrorKind::Unavailable, ErrorKind::AlreadyExists, ErrorKind::Conflict] {
             let backend = backend();
             backend.add(Rule::on(Method::Put, Action::FailAfter(kind)));
-            let version = put(&backend, PutMode::Create).unwrap();
+            let version = put(&backend, PutMode::Create).unwrap().version;
             assert_eq!(block_on(backend.head(&Key::GcStatus)).unwrap().version, version);
             assert_eq!(content(&backend), Some(OURS));
         }

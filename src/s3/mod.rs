@@ -57,7 +57,7 @@ pub use credentials::{
 };
 pub use handle::S3Client;
 pub(crate) use list::{ListRequest, ListedPage};
-pub(crate) use object::{Condition, Deletion, Head};
+pub(crate) use object::{Condition, Deletion, Head, Stored};
 pub use options::{Addressing, Encryption, RateLimits, RetryOptions, S3Options};
 pub(crate) use partition::aws_domain;
 

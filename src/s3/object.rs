@@ -54,6 +54,15 @@ pub enum Deletion {
     InDoubt,
 }
 
+/// An object that was stored.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Entity tag, verbatim; empty if the server sent none.
+    pub(crate) etag: String,
+    /// No earlier attempt may still be executed. Otherwise one may store the object again, even after it was deleted.
+    pub(crate) is_over: bool,
+}
+
 /// Condition for storing or deleting an object.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,18 +225,21 @@ impl BucketClient {
     /// # Cancel safety
     /// A dropped future leaves the old object or the new one; the new one may appear later.
     pub async fn put(&self, key: &str, body: Bytes, condition: &Condition) -> Result<String> {
-        self.boxed_put(key, body, condition).await
+        Ok(self.put_object(key, body, condition).await?.etag)
     }
 
-    fn boxed_put<'a>(
+    /// As [`put`](BucketClient::put), with what is known about earlier attempts.
+    pub(crate) fn put_object<'a>(
         &'a self,
         key: &'a str,
         body: Bytes,
         condition: &'a Condition,
-    ) -> BoxFuture<'a, Result<String>> {
+    ) -> BoxFuture<'a, Result<Stored>> {
         Box::pin(async move {
             if *condition == Condition::Always && body.len() as u64 >= self.shared.options.parts_from {
-                return self.put_in_parts(key, &body).await;
+                // Completing an upload twice stores the object once.
+                let etag = self.put_in_parts(key, &body).await?;
+                return Ok(Stored { etag, is_over: true });
             }
             let mut call = Call::new(Operation::Put, "PUT", Some(key));
             self.checksum_header(&mut call, &body).await?;
@@ -238,7 +250,8 @@ impl BucketClient {
             self.storage_headers(&mut call);
             let doubt = match self.call("store", &call).await {
                 Ok(answer) if answer.is_success() => {
-                    return Ok(answer.header("etag").unwrap_or_default().to_owned());
+                    let etag = answer.header("etag").unwrap_or_default().to_owned();
+                    return Ok(Stored { etag, is_over: !answer.ambiguous });
                 }
                 // An earlier attempt may have stored it.
                 Ok(answer) if answer.status() == 412 && answer.ambiguous => {
@@ -249,7 +262,8 @@ impl BucketClient {
                 Err(error) if *condition == Condition::Absent && refused_with(&error, 409) => error,
                 Err(error) => return Err(error),
             };
-            self.find(key, &call.body, condition, doubt).await
+            let etag = self.find(key, &call.body, condition, doubt).await?;
+            Ok(Stored { etag, is_over: false })
         })
     }
 

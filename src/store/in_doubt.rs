@@ -2,7 +2,7 @@
 //!
 //! | request | while it is in doubt |
 //! |---|---|
-//! | put of a manifest | the files of its snapshot stay, and the snapshot is not deleted |
+//! | put of a manifest, even if the manifest was found stored afterwards | the files of its snapshot stay, and the snapshot is not deleted |
 //! | delete of an object | nothing that must last is stored under its name (H17): no new snapshot of the same time, no protection, notes or owner |
 //!
 //! Both end after the maximum time of a request.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::backend::put_verified::{PutError, put_verified};
-use crate::backend::{Deleted, Removal};
+use crate::backend::{Deleted, PutMode, Removal};
 use crate::chunks::pending::{PendingDeletes, PendingPuts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -49,12 +49,21 @@ impl StoreInner {
     /// Stores the manifest of a new snapshot, which is the last of its files. If the outcome is not certain, or the future is dropped, the
     /// put is pending: the manifest may still appear.
     pub(super) async fn put_manifest(&self, name: &SnapshotName, blob: Bytes) -> Result<(), PutError> {
-        let backend = self.backend.as_ref();
+        let mode = self.backend.capabilities().create_mode();
+        self.put_manifest_by(name, blob, mode).await
+    }
+
+    /// Stores a manifest in this mode; otherwise as [`put_manifest`](Self::put_manifest).
+    pub(super) async fn put_manifest_by(
+        &self,
+        name: &SnapshotName,
+        blob: Bytes,
+        mode: PutMode,
+    ) -> Result<(), PutError> {
         // Before the request, because this future may be dropped and the request still executed.
         let ticket = self.in_doubt.manifests.begin(name, self.runtime());
-        let mode = backend.capabilities().create_mode();
-        let put = put_verified(backend, &Key::Manifest(name.clone()), blob, mode).await;
-        ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |_| true));
+        let put = put_verified(self.backend.as_ref(), &Key::Manifest(name.clone()), blob, mode).await;
+        ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |put| put.is_over));
         put.map(drop)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::backend::put_verified::PutError;
 use crate::backend::{Object, Version};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
@@ -94,7 +95,8 @@ impl Manifests<'_> {
         change(&mut manifest);
         let blob = self.encode(&manifest).await.map_err(|error| error.on(snapshot))?;
         let mode = self.inner.instead_of(Some(version));
-        self.inner.metadata().put_small(Key::Manifest(snapshot.clone()), blob, mode).await
+        self.inner.put_manifest_by(snapshot, blob, mode).await.map_err(PutError::into_error)?;
+        self.inner.backend.barrier().await
     }
 
     /// Returns `true` if a snapshot is finished: asks for its manifest, because a listing may lag.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
 
-use crate::backend::put_verified::{FoundInstead, PutError, put_verified};
+use crate::backend::put_verified::{FoundInstead, PutError};
 use crate::backend::{LockGuard, Removal, Version};
 use crate::chunks::pins::WriterPins;
 use crate::error::{Error, ErrorKind, Result};
@@ -244,7 +244,7 @@ impl Publication {
             return Err(changed().because("another process changed it"));
         }
         let mode = store.instead_of(Some(present.version.clone()));
-        put_verified(backend.as_ref(), &key, bytes.clone(), mode).await.map_err(PutError::into_error)?;
+        store.put_manifest_by(&self.name, bytes.clone(), mode).await.map_err(PutError::into_error)?;
         backend.barrier().await
     }
 }

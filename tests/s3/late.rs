@@ -4,10 +4,12 @@
 use futures::executor::block_on;
 use larder::error::ErrorKind;
 use larder::format::name::Namespace;
+use larder::gc;
+use larder::gc::GcOptions;
 use larder::store::{Protection, SnapshotState};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
-use larder_testing::s3_store::{Opening, back_up, fresh, group, keys, kind, small, user, view};
+use larder_testing::s3_store::{Opening, back_up, fresh, group, keys, kind, opened_again, small, user, view};
 use std::time::Duration;
 
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
@@ -117,6 +119,50 @@ fn acknowledged_notes_survive_late_requests() {
         wait_for_requests(&server, "DELETE", "notes");
         let found = process.store.group_notes(&group()).await.unwrap();
         assert_eq!(found, acknowledged.is_ok().then(|| "second".to_owned()));
+        process.close().await;
+    });
+}
+
+/// Proves H17.
+#[test]
+fn a_snapshot_is_not_deleted_while_its_manifest_may_be_stored_again() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        late(&server, "PUT", "index.json.blob");
+        let name = small(&process.store, &group()).await;
+        let deleted = process.store.delete_snapshot(&name).await.unwrap_err();
+        assert_eq!(deleted.kind(), ErrorKind::Busy, "{deleted}");
+        process.store.snapshot(&name).await.unwrap();
+        // The lease says so to the next process.
+        process.close().await;
+        let next = opened_again(&server, &Opening::of("store")).await;
+        assert_eq!(kind(next.store.delete_snapshot(&name).await), ErrorKind::Busy);
+        wait_for_requests(&server, "PUT", "index.json.blob");
+        next.store.snapshot(&name).await.unwrap();
+        next.clock.leap(31 * 60);
+        next.store.delete_snapshot(&name).await.unwrap();
+        assert_eq!(view(&next.store).await, [""]);
+        // An answered put is over at once.
+        let name = small(&next.store, &group()).await;
+        next.store.delete_snapshot(&name).await.unwrap();
+        next.close().await;
+    });
+}
+
+/// Proves H17.
+#[test]
+fn no_collection_runs_while_a_segment_may_be_stored_again() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = Opening::of("store").packed(true).open(&server).await.unwrap();
+        let rule = Rule::on("PUT").path(|path| path.contains("/.larder/index/")).first(1);
+        server.add(rule.then(Action::ExecuteLate(Duration::from_millis(300))));
+        back_up(&process.store, &group(), 0).await.unwrap();
+        let plan = || gc::plan(&process.store, GcOptions::default());
+        assert_eq!(plan().await.unwrap_err().kind(), ErrorKind::Busy);
+        process.clock.leap(31 * 60);
+        drop(plan().await.unwrap());
         process.close().await;
     });
 }

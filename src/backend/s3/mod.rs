@@ -32,9 +32,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::backend::in_doubt::is_certain;
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::guard::Guard;
-use crate::backend::s3::lease::{Attempt, Care, Lease};
+use crate::backend::s3::lease::{Attempt, Care, Lease, must_stay_deleted};
 use crate::backend::s3::markers::Markers;
 use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::backend::s3::reserve::Reserve;
@@ -354,7 +355,12 @@ impl Backend for S3Backend {
         let attempt = self.begin_change(Care::to_store(key)).await?;
         let what = (rendered.as_str(), object.clone(), &condition);
         let stored = self.reserve.store(attempt.client(), (key, &mode), what).await;
-        let etag = attempt.finish(stored)?;
+        let stored = attempt.finish_put(key, stored);
+        let is_over = stored.as_ref().map_or_else(is_certain, |stored| stored.is_over);
+        if !is_over && must_stay_deleted(key) {
+            self.lease.add_late_put(key).await;
+        }
+        let etag = stored?.etag;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
 
@@ -362,7 +368,7 @@ impl Backend for S3Backend {
         self.lease.before_change().await?;
         // Under way from here on. If this future is dropped, so is `removing`, which marks all of them as in doubt.
         let removing = self.lease.removing(removals).await?;
-        let deleted = self.delete_objects(removals).await;
+        let deleted = self.delete_settled(removals).await;
         // Marks those without a certain outcome as in doubt.
         removing.finish(&deleted);
         let deleted = deleted?;
@@ -411,6 +417,7 @@ impl Coordination for S3Backend {
         }
         if is_of_the_store && mode.is_alone() {
             self.lease.check_nothing_in_doubt()?;
+            self.lease.check_no_late_segment()?;
         }
         let lease = changes.then(|| Arc::clone(&self.lease));
         let since = self.lease.lease_term().map(|lease_term| lease_term.since);

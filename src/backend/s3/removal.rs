@@ -16,6 +16,20 @@ const DELETES_IN_FLIGHT: usize = 16;
 const DELETE_MANY: usize = 2;
 
 impl S3Backend {
+    /// Deletes objects, except those that an earlier put may store again.
+    pub(super) async fn delete_settled(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
+        let refused: Vec<_> =
+            removals.iter().map(|removal| self.lease.check_stays_deleted(&removal.key)).collect();
+        if refused.iter().all(Result::is_ok) {
+            return self.delete_objects(removals).await;
+        }
+        let settled = removals.iter().zip(&refused).filter(|(_, refused)| refused.is_ok());
+        let settled: Vec<_> = settled.map(|(removal, _)| removal.clone()).collect();
+        let mut deleted = self.delete_objects(&settled).await?.into_iter();
+        let result = |refused: Result<()>| refused.map_or_else(|error| Some(Err(error)), |()| deleted.next());
+        Ok(refused.into_iter().filter_map(result).collect())
+    }
+
     pub(super) async fn delete_objects(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
         let simple = |removal: &Removal| {
             removal.version.is_none() && !matches!(removal.key.exposed(), Key::Namespace(_) | Key::Lease)

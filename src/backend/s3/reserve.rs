@@ -56,7 +56,7 @@ use futures::lock::Mutex as AsyncMutex;
 use crate::backend::PutMode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{BucketClient, Condition};
+use crate::s3::{BucketClient, Condition, Stored};
 
 /// Number of objects.
 const PARTS: u8 = Key::RESERVES;
@@ -101,7 +101,7 @@ impl Reserve {
         client: &BucketClient,
         (key, mode): (&Key, &PutMode),
         (rendered, object, condition): (&str, Bytes, &Condition),
-    ) -> Result<String> {
+    ) -> Result<Stored> {
         let is_needed = match key {
             // A segment names the packs that a collection drops.
             Key::GcCandidates | Key::Segment(_) | Key::Suspects => true,
@@ -113,7 +113,7 @@ impl Reserve {
             return self.put(client, rendered, object, condition).await;
         }
         self.before_data(client).await?;
-        client.put(rendered, object, condition).await
+        client.put_object(rendered, object, condition).await
     }
 
     /// Stores an object that a deletion needs. In a full bucket, deletes the objects of the reserve one after the other to make room.
@@ -126,18 +126,18 @@ impl Reserve {
         key: &'a str,
         bytes: Bytes,
         condition: &'a Condition,
-    ) -> BoxFuture<'a, Result<String>> {
+    ) -> BoxFuture<'a, Result<Stored>> {
         Box::pin(async move {
-            let is_full = |put: &Result<String>| matches!(put, Err(error) if error.kind() == ErrorKind::Full);
-            let mut put = client.put(key, bytes.clone(), condition).await;
+            let is_full = |put: &Result<Stored>| matches!(put, Err(error) if error.kind() == ErrorKind::Full);
+            let mut put = client.put_object(key, bytes.clone(), condition).await;
             while is_full(&put) && !mutated!("reserve-is-never-spent") {
                 let Some(number) = self.spend() else { break };
                 let _ = client.delete(&self.key(&Key::Reserve(number)), &Condition::Always).await?;
-                put = client.put(key, bytes.clone(), condition).await;
+                put = client.put_object(key, bytes.clone(), condition).await;
             }
             if is_full(&put) {
                 let _ = client.delete(&self.key(&Key::GcStatus), &Condition::Always).await?;
-                put = client.put(key, bytes, condition).await;
+                put = client.put_object(key, bytes, condition).await;
             }
             put
         })

@@ -10,11 +10,12 @@
 //! | `held` | boolean | `false` after the holder released it |
 //! | `holder` | object | `host`, `instance` and `nonce` of the last holder, all strings |
 //! | `removing` | array of strings or null | names that the holder may be deleting; null for any name |
+//! | `returning` | object of integers | snapshots whose manifest a request may still store, with the end in Unix seconds by the clock of the server; `*` for any snapshot |
 //!
-//! `doubtful`, `doubtful_before` and `removing` are missing in a lease of an earlier version, and then null. Unknown keys are ignored. A
+//! `doubtful`, `doubtful_before` and `removing` are missing in a lease of an earlier version, and then null. `returning` is missing if it is empty. Unknown keys are ignored. A
 //! *name* is a snapshot, or the path of the owner or the notes of a group, of a namespace marker, or of the identity of the store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +40,8 @@ pub(crate) struct Record {
     pub(crate) holder: Holder,
     #[serde(default)]
     pub(crate) removing: Names,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) returning: BTreeMap<String, u64>,
 }
 
 /// The process that took the lease last.
@@ -85,6 +88,7 @@ mod tests {
             held: true,
             holder: Holder { host: "h".to_owned(), instance: "i".to_owned(), nonce: "n".to_owned() },
             removing: None,
+            returning: BTreeMap::new(),
         }
     }
 
@@ -92,6 +96,10 @@ mod tests {
     fn the_stored_form_of_a_lease_is_fixed() {
         assert_eq!(record().encode().unwrap(), STORED.as_bytes());
         assert_eq!(Record::parse(STORED.as_bytes()).unwrap(), record());
+        let late = Record { returning: BTreeMap::from([("host/a/1".to_owned(), 5)]), ..record() };
+        let stored = STORED.replace(r#""removing":null"#, r#""removing":null,"returning":{"host/a/1":5}"#);
+        assert_eq!(late.encode().unwrap(), stored.as_bytes());
+        assert_eq!(Record::parse(stored.as_bytes()).unwrap(), late);
     }
 
     #[test]

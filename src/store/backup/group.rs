@@ -57,9 +57,9 @@ pub(in crate::store) async fn claim(
             let mode = backend.capabilities().create_mode();
             let owner = Bytes::from(encode_owner(caller));
             // The group is locked, so an equal owner is the one of this put (H18, H44).
-            let version =
+            let stored =
                 put_verified(backend.as_ref(), &key, owner, mode).await.map_err(PutError::into_error)?;
-            Ok(vec![Written { key, version }])
+            Ok(vec![Written { key, version: stored.version }])
         }
     }
 }

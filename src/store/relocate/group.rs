@@ -178,8 +178,8 @@ impl Relocator<'_> {
         self.inner.check_no_pending_delete(&to)?;
         let mode = backend.capabilities().create_mode();
         // The destination group is locked, so an equal object is the one of this put (H18).
-        let version = put_verified(backend.as_ref(), &to, bytes, mode).await.map_err(PutError::into_error)?;
-        Ok(Some(Written { key: to, version }))
+        let stored = put_verified(backend.as_ref(), &to, bytes, mode).await.map_err(PutError::into_error)?;
+        Ok(Some(Written { key: to, version: stored.version }))
     }
 
     /// Removes the metadata of the target, if no snapshot was copied there.

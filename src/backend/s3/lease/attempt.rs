@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::backend::s3::lease::{Lease, State, lost, released};
+use crate::backend::s3::lease::{Lease, State, lost, must_stay_deleted, released};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{BucketClient, Deletion, Guard};
+use crate::s3::{BucketClient, Deletion, Guard, Stored};
 
 /// The certainty about the lease that an attempt needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,11 @@ impl Attempt {
     /// Ends the request. It remains in doubt if it is `Unavailable`.
     pub(in crate::backend::s3) fn finish<T>(self, result: Result<T>) -> Result<T> {
         self.finish_unless(result, |_| false)
+    }
+
+    /// Ends a put. It remains in doubt if it is `Unavailable`, or if an earlier attempt may store an object again that must stay deleted.
+    pub(in crate::backend::s3) fn finish_put(self, key: &Key, result: Result<Stored>) -> Result<Stored> {
+        self.finish_unless(result, |stored| !stored.is_over && must_stay_deleted(key))
     }
 
     /// Ends a deletion. It remains in doubt if it is `Unavailable`, or if an earlier attempt of it got no answer.

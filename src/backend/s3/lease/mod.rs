@@ -53,6 +53,7 @@
 
 mod attempt;
 mod found;
+mod late_puts;
 mod names;
 mod term;
 
@@ -66,6 +67,7 @@ use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::LeaseTerm;
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
+use crate::backend::s3::lease::late_puts::LatePuts;
 use crate::backend::s3::lease::names::{Doubt, Removals};
 use crate::backend::s3::lease::term::next;
 use crate::backend::s3::mark::{Mark, Ownership};
@@ -78,6 +80,7 @@ use crate::s3::{BucketClient, ClockOffset, Condition, Deletion};
 use crate::trace;
 
 pub(super) use attempt::{Attempt, Care};
+pub(super) use late_puts::must_stay_deleted;
 
 /// Time without a renewal after which the lease is overdue, and another process may take it over.
 const LIFETIME: Duration = Duration::from_mins(1);
@@ -98,6 +101,7 @@ pub(super) struct Lease {
     attempts: AtomicUsize,
     /// By the monotonic clock: the time at which the last request was given up that may still be executed.
     in_doubt: Mutex<Option<Duration>>,
+    late_puts: Mutex<LatePuts>,
     mark: Mark,
     me: Holder,
     place: Place,
@@ -165,6 +169,7 @@ impl Lease {
             changing: AsyncMutex::default(),
             client,
             in_doubt: Mutex::default(),
+            late_puts: Mutex::default(),
             mark,
             me,
             place,
@@ -356,6 +361,7 @@ impl Lease {
         self.reset_extra_renewals();
         let names = self.names_removed();
         record.removing = Some(BTreeSet::new());
+        record.returning = self.listed_late_puts(self.moment());
         if self.has_doubts() && !mutated!("lease-released-without-its-doubts") {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
@@ -415,6 +421,10 @@ impl Lease {
         let attempt = self.attempt(Care::Confirmed);
         let removed = self.mark.remove(attempt.client()).await;
         attempt.finish(removed)
+    }
+
+    fn late_puts(&self) -> MutexGuard<'_, LatePuts> {
+        self.late_puts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn removals(&self) -> MutexGuard<'_, Removals> {

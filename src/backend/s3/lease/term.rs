@@ -1,5 +1,6 @@
 //! Taking, renewing, reading and writing the lease.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ impl Lease {
         let holder = self.me.clone();
         let answered = found.as_ref().and_then(|found| found.head.answered);
         let server_now = answered.map(unix_seconds).unwrap_or_default();
+        if let Some(found) = &found {
+            self.inherit_late_puts(&found.record.returning, server_now);
+        }
         let doubt = Doubt::taken(found.as_ref(), server_now, until);
         let in_doubt_until = doubt.until;
         let mut record = Record {
@@ -48,9 +52,11 @@ impl Lease {
             held: true,
             holder,
             removing: self.names_removed(),
+            returning: BTreeMap::new(),
         };
         doubt.write_to(&mut record);
         let sent = self.moment();
+        record.returning = self.listed_late_puts(sent);
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
             Ok(_) => self.written(&record).await?.ok_or_else(taken_by_other)?,
@@ -110,8 +116,9 @@ impl Lease {
     /// `Busy` if the lease was lost; `Unavailable` if that is unknown.
     pub(super) fn renew(self: &Arc<Self>, held: Held) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            let record = Record { beat: held.record.beat + 1, removing: self.names_removed(), ..held.record };
             let sent = self.moment();
+            let (removing, returning) = (self.names_removed(), self.listed_late_puts(sent));
+            let record = Record { beat: held.record.beat + 1, removing, returning, ..held.record };
             if !self.place.conditional {
                 let found = self.read().await?;
                 if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
@@ -173,8 +180,8 @@ impl Lease {
     pub(super) async fn write(&self, record: &Record, over: Option<&str>) -> Result<String> {
         let json = record.encode().map_err(|error| self.internal(error))?;
         let condition = self.place.condition(over);
-        let tag = self.reserve.put(&self.client, &self.place.lease, json.into(), &condition).await?;
-        Ok(bare(&tag).to_owned())
+        let stored = self.reserve.put(&self.client, &self.place.lease, json.into(), &condition).await?;
+        Ok(bare(&stored.etag).to_owned())
     }
 
     /// The tag of the stored lease if it is this record; `None` if another process stored one.

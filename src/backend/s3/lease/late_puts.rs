@@ -1,0 +1,164 @@
+//! Puts that may be executed once more after they ended (H17).
+//!
+//! One attempt of a put gets no answer, and the next one succeeds, or all attempts fail. An attempt without an answer may still be executed.
+//! While the object exists, that changes nothing: the condition of the put fails, or the bytes are the same. After a deletion it stores the
+//! object again.
+//!
+//! | object | effect of its return | therefore, for 30 minutes |
+//! |---|---|---|
+//! | manifest | a snapshot is listed whose archives are gone | deleting it is `Busy` |
+//! | segment of a packed store | its records name packs that a collection deleted | the exclusive lock of the store, which a collection needs, is `Busy` |
+//! | any other | none, or an orphan that the next collection or backup removes | |
+//!
+//! # Other holders
+//! The lease lists the manifests, by the names of their snapshots: it is renewed with them before the put returns. A segment marks the lease
+//! that is released as one with requests in doubt, under which the next holder does not get the exclusive lock. Neither does one that takes
+//! over from a process that died.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::in_doubt::MAX_REQUEST_TIME;
+use crate::backend::s3::lease::{Lease, Moment, State, unix_seconds};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Key;
+
+/// Maximum number of names that a lease lists. More are listed as any name.
+const MAX_LISTED: usize = 128;
+/// Stands for any name.
+const ANY: &str = "*";
+
+/// Objects that an attempt may still store, and the ends of these times by the monotonic clock.
+#[derive(Debug, Default)]
+pub(super) struct LatePuts {
+    /// By the name of the snapshot.
+    manifests: BTreeMap<String, Duration>,
+    segments: Option<Duration>,
+}
+
+impl LatePuts {
+    fn add(&mut self, name: String, until: Duration, now: Duration) {
+        self.manifests.retain(|_, until| *until > now);
+        let latest = self.manifests.entry(name).or_default();
+        *latest = until.max(*latest);
+    }
+
+    /// As a lease lists them, if its clock shows `server_now` at the time `now`.
+    fn listed(&self, now: Duration, server_now: u64) -> BTreeMap<String, u64> {
+        let left = self.manifests.iter().filter_map(|(name, until)| Some((name, until.checked_sub(now)?)));
+        let listed = left.filter(|(_, left)| !left.is_zero());
+        let listed: BTreeMap<_, _> = listed
+            .map(|(name, left)| (name.clone(), server_now.saturating_add(left.as_secs() + 1)))
+            .collect();
+        match listed.values().max() {
+            Some(until) if listed.len() > MAX_LISTED => BTreeMap::from([(ANY.to_owned(), *until)]),
+            _ => listed,
+        }
+    }
+
+    fn remaining(&self, name: &str, now: Duration) -> Option<Duration> {
+        let until = self.manifests.get(name).max(self.manifests.get(ANY));
+        until?.checked_sub(now).filter(|left| !left.is_zero())
+    }
+}
+
+/// Returns `true` if the return of the object does harm.
+pub(in crate::backend::s3) fn must_stay_deleted(key: &Key) -> bool {
+    matches!(key.exposed(), Key::Manifest(_) | Key::Segment(_))
+}
+
+impl Lease {
+    /// An attempt to store this object got no answer. Lists a manifest in the lease; if that fails, the next renewal does.
+    pub(in crate::backend::s3) async fn add_late_put(self: &Arc<Self>, key: &Key) {
+        let now = self.runtime.monotonic();
+        let until = now.saturating_add(MAX_REQUEST_TIME);
+        match key.exposed() {
+            Key::Manifest(name) => self.late_puts().add(name.to_string(), until, now),
+            Key::Segment(_) => return self.late_puts().segments = Some(until),
+            _ => return,
+        }
+        let _alone = self.changing.lock().await;
+        let state = self.state().clone();
+        if let State::Held(held) = state {
+            drop(self.renew(held).await);
+        }
+    }
+
+    /// Fails while an attempt may store this object again after a deletion.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(in crate::backend::s3) fn check_stays_deleted(&self, key: &Key) -> Result<()> {
+        let Key::Manifest(name) = key.exposed() else { return Ok(()) };
+        let left = self.late_puts().remaining(&name.to_string(), self.runtime.monotonic());
+        left.map_or(Ok(()), |left| Err(may_return("delete", left).on(key)))
+    }
+
+    /// Fails while an attempt may store a segment.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(in crate::backend::s3) fn check_no_late_segment(&self) -> Result<()> {
+        let now = self.runtime.monotonic();
+        let left = self.late_puts().segments.and_then(|until| until.checked_sub(now));
+        left.filter(|left| !left.is_zero())
+            .map_or(Ok(()), |left| Err(may_return("lock the store alone", left)))
+    }
+
+    /// The manifests that a lease lists at this moment.
+    pub(super) fn listed_late_puts(&self, at: Moment) -> BTreeMap<String, u64> {
+        let server_now = unix_seconds(at.wall).saturating_add_signed(at.ahead.unwrap_or_default());
+        self.late_puts().listed(at.monotonic, server_now)
+    }
+
+    /// Adds the manifests that the lease of an earlier holder lists, at the time `server_now` of the server in Unix seconds.
+    pub(super) fn inherit_late_puts(&self, listed: &BTreeMap<String, u64>, server_now: u64) {
+        let now = self.runtime.monotonic();
+        let mut late_puts = self.late_puts();
+        for (name, until) in listed {
+            // No server keeps a request for longer, whatever its clock shows.
+            let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME);
+            late_puts.add(name.clone(), now.saturating_add(left), now);
+        }
+    }
+}
+
+fn may_return(action: &'static str, left: Duration) -> Error {
+    let seconds = left.as_secs() + 1;
+    let why = format!("a request to store it got no answer, and may still be executed for {seconds} s");
+    Error::new(ErrorKind::Busy, action).because(why).retry_in(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn a_lease_lists_late_puts_until_they_end() {
+        let mut late = LatePuts::default();
+        late.add("host/a/1".to_owned(), HOUR + Duration::from_mins(30), HOUR);
+        late.add("host/a/1".to_owned(), HOUR + Duration::from_mins(20), HOUR);
+        assert_eq!(late.listed(HOUR, 1000), BTreeMap::from([("host/a/1".to_owned(), 2801)]));
+        let later = HOUR + Duration::from_mins(29);
+        assert_eq!(late.remaining("host/a/1", later), Some(Duration::from_mins(1)));
+        assert_eq!(late.remaining("host/a/2", later), None);
+        let end = HOUR + Duration::from_mins(30);
+        assert_eq!((late.remaining("host/a/1", end), late.listed(end, 0)), (None, BTreeMap::new()));
+    }
+
+    #[test]
+    fn many_late_puts_are_listed_as_any() {
+        let mut late = LatePuts::default();
+        for number in 0..=128 {
+            late.add(format!("host/a/{number}"), HOUR * 2, HOUR);
+        }
+        let listed = late.listed(HOUR, 0);
+        assert_eq!(listed, BTreeMap::from([("*".to_owned(), 3601)]));
+        let mut next = LatePuts::default();
+        next.add("*".to_owned(), HOUR * 2, HOUR);
+        assert_eq!(next.remaining("host/b/1", HOUR), Some(HOUR));
+    }
+}
