@@ -19,6 +19,8 @@ pub(crate) const USAGE: &str = "\
 gc                     remove chunks that nothing uses
   --grace SECONDS      how long they stay after they were last used; default: 24 hours and 5 minutes
   --listing-lag SECS   in a bucket: how long a listing may not show what was stored; default: an hour
+  --clock-was-set-back
+                       garbage that is dated more than a week ahead of the clock of the store counts as old
   --one-sighting       in a bucket: remove them when they are seen for the first time
   --only-process       in a bucket: no other process uses the store
   --max-unused PERCENT in a packed store: unused bytes above which packs are rewritten; default: 5
@@ -59,6 +61,7 @@ impl Command for Gc {
                 let list: String = cli::parsed(option, parser)?;
                 self.options = options.prices(prices(&list)?);
             }
+            "--clock-was-set-back" => self.options = options.clock_was_set_back(),
             "--one-sighting" => self.options = options.consistent_listings(),
             "--only-process" => self.options = options.only_process(),
             "--unused-sizes" => {

@@ -1,6 +1,6 @@
 //! Findings in the chunks.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::digest_set::Shard;
 use crate::format::layout::PackName;
@@ -9,8 +9,15 @@ use crate::gc::progress::Candidate;
 use crate::gc::report::ChunkTally;
 use crate::gc::walk::NAMED;
 
+/// Time by which an object must be ahead of the clock of the store to be one of before the clock was set back. Longer than a collection
+/// takes: objects that are stored meanwhile are ahead of its beginning.
+const AHEAD: Duration = Duration::from_hours(7 * 24);
+
+/// The times by which a run judges.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
+    /// See [`GcOptions::clock_was_set_back`](crate::gc::GcOptions::clock_was_set_back).
+    pub(super) clock_was_set_back: bool,
     /// Chunks used after this time stay; `None` if nothing is too young.
     pub(super) cutoff: Option<SystemTime>,
     /// Time of the store before marking.
@@ -20,7 +27,12 @@ pub(super) struct Times {
 impl Times {
     /// Returns `true` if an object last used at this time may be removed.
     pub(super) fn is_old(&self, last_used: SystemTime) -> bool {
-        self.cutoff.is_none_or(|cutoff| last_used < cutoff)
+        self.cutoff.is_none_or(|cutoff| last_used < cutoff || self.is_of_before(last_used))
+    }
+
+    /// Returns `true` if an object with this time was stored before the clock of the store was set back.
+    pub(super) fn is_of_before(&self, last_used: SystemTime) -> bool {
+        self.clock_was_set_back && last_used.duration_since(self.now).is_ok_and(|ahead| ahead > AHEAD)
     }
 }
 

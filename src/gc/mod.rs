@@ -133,5 +133,6 @@ async fn make_plan(store: &Datastore, options: GcOptions) -> Result<GcPlan> {
     let cutoff = (!options.grace.is_zero() && !mutated!("gc-ignores-grace"))
         .then(|| before(now.checked_sub(options.grace).unwrap_or(SystemTime::UNIX_EPOCH)));
     let held = plan::Held { collection, guard };
-    plan::make(store, options, held, census::Times { cutoff, now }).await
+    let times = census::Times { clock_was_set_back: options.clock_was_set_back, cutoff, now };
+    plan::make(store, options, held, times).await
 }

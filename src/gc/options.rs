@@ -14,6 +14,7 @@ use crate::store::ExecutionControl;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct GcOptions {
+    pub(super) clock_was_set_back: bool,
     pub(super) control: ExecutionControl<GcEvent>,
     pub(super) grace: Duration,
     pub(super) keep_packs: Duration,
@@ -32,6 +33,7 @@ pub struct GcOptions {
 impl Default for GcOptions {
     fn default() -> Self {
         Self {
+            clock_was_set_back: false,
             control: ExecutionControl::default(),
             grace: Duration::from_mins(24 * 60 + 5),
             keep_packs: Duration::ZERO,
@@ -127,6 +129,14 @@ impl GcOptions {
     /// Observer of the progress; default: none.
     pub fn observer(mut self, observer: Arc<dyn Observer<GcEvent>>) -> Self {
         self.control.observer = Some(observer);
+        self
+    }
+
+    /// Asserts that the clock of the store was ahead and was set back, at least a grace time and a listing lag ago. Garbage that is dated more
+    /// than a week ahead of it then counts as old; otherwise it stays until the clock has caught up. Where listings may lag, it still has to be found twice. If
+    /// the assertion is false, chunks of snapshots that listings do not show yet may be lost.
+    pub fn clock_was_set_back(mut self) -> Self {
+        self.clock_was_set_back = true;
         self
     }
 

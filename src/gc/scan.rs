@@ -179,8 +179,13 @@ impl Counting<'_> {
         if !self.keeps_candidates() || trusts_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }
-        // A chunk stored after it became a candidate is another one.
-        match self.candidates.since(&unused.digest).filter(|since| *since >= last_used) {
+        // A chunk stored after it became a candidate is another one. One of before the clock was set back became a candidate after it was
+        // stored, unless that time is ahead too.
+        let times = &self.times;
+        let is_after = |since: &SystemTime| {
+            if times.is_of_before(last_used) { *since <= times.now } else { *since >= last_used }
+        };
+        match self.candidates.since(&unused.digest).filter(is_after) {
             Some(since) => (is_old && self.times.is_old(since), since),
             None => (false, self.times.now),
         }

@@ -227,6 +227,35 @@ fn garbage_is_removed_eventually_after_any_clock_jump() {
     }
 }
 
+/// Proves H14.
+///
+/// A year behind, garbage need not wait for a year, if the caller says so. In a bucket it is found twice all the same, and a chunk that is
+/// stored meanwhile is young.
+#[test]
+fn garbage_dated_ahead_goes_if_the_clock_was_set_back() {
+    for is_bucket in KINDS {
+        let sim = SimRuntime::new(5);
+        sim.block_on(async {
+            let scene = scene(&sim, is_bucket).await;
+            leave(&scene.store, &[1, 2]).await;
+            drop(back_up(&scene.store, "host/b", &[4]).await.unwrap());
+            // A candidate of before.
+            collected(&scene.store, patient()).await;
+            sim.set_clock_back(DAY * 365);
+            sim.sleep(DAY * 2).await;
+            leave(&scene.store, &[3]).await;
+            let set_back = || patient().clock_was_set_back();
+            assert_eq!(collected(&scene.store, patient()).await.removed.chunks, 0);
+            let first = collected(&scene.store, set_back()).await.removed.chunks;
+            assert_eq!(first, if is_bucket { 0 } else { 2 }, "its time as a candidate is ahead too");
+            sim.sleep(DAY * 2).await;
+            collected(&scene.store, set_back()).await;
+            assert_eq!(chunks(scene.memory.as_ref()).await, digests([4]));
+            assert_eq!(check_all(&scene.store).await, 1);
+        });
+    }
+}
+
 /// Proves H15.
 #[test]
 fn wrong_file_times_remove_no_chunk_in_use() {
