@@ -25,7 +25,7 @@ impl DigestLocks {
     /// Waits for the lock of a digest. If its holder failed or was dropped, the next task gets it.
     pub(crate) async fn lock(&self, digest: Digest) -> DigestLock<'_> {
         let mut digest_lock = DigestLock { digest, guard: None, digest_locks: self };
-        mutated!("digest-locks-exclude-nobody" => return digest_lock);
+        mutated!("digest-locks-exclude-no-task" => return digest_lock);
         let mutex = Arc::clone(self.open().entry(digest).or_default());
         digest_lock.guard = Some(mutex.lock_owned().await);
         digest_lock

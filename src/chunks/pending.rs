@@ -129,7 +129,7 @@ impl<K: Clone + Eq + Hash> PendingPuts<K> {
 impl<K: Eq + Hash> Ticket<'_, K> {
     /// Takes the result of the delete of one key. A key that was named twice has two results.
     pub(crate) fn finish(&self, key: &K, result: &Result<Deleted>) {
-        self.end(key, is_over(result) || mutated!("unsettled-delete-is-done"));
+        self.end(key, is_over(result) || mutated!("delete-in-doubt-is-done"));
     }
 
     /// Takes the outcome of the request for one key: over, or in doubt from now on.

@@ -35,7 +35,7 @@ impl ChunkStore {
             if is_pinned || is_needed(&copy.digest) {
                 return true;
             }
-            if !mutated!("retire-tells-nobody") {
+            if !mutated!("retire-without-notice") {
                 packs.retire(copy);
             }
             false

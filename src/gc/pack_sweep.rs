@@ -276,8 +276,9 @@ impl GcPlan {
 mod tests {
     use futures::executor::block_on;
 
+    use crate::backend::record::{Call, Method, RecordingBackend};
     use crate::backend::{Backend, ListQuery, MemoryBackend, list_all};
-    use crate::format::layout::Prefix;
+    use crate::format::layout::{Key, Prefix};
     use crate::gc;
     use crate::rt::ThreadRuntime;
     use crate::store::{Datastore, Options, PackOptions};
@@ -289,7 +290,9 @@ mod tests {
     #[test]
     fn chunks_in_use_of_a_dropped_pack_are_copied_before_it_is_deleted() {
         block_on(async {
-            let below: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+            let memory = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+            let record = Arc::new(RecordingBackend::new(Arc::new(memory)));
+            let below: Arc<dyn Backend> = Arc::<RecordingBackend>::clone(&record);
             let options = Options::default().packed(PackOptions::default());
             let store = Datastore::create(Arc::clone(&below), options).await.unwrap();
             let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
@@ -306,6 +309,12 @@ mod tests {
             let options = gc::GcOptions::default().grace(Duration::ZERO).max_garbage(100);
             let report = gc::plan(&store, options).await.unwrap().confirm().execute().await.unwrap();
             assert_eq!((report.packs.packs, report.failed), (1, 0));
+            let calls = record.calls();
+            let last = |is_it: &dyn Fn(&Call) -> bool| calls.iter().rposition(is_it).unwrap();
+            let of_pack = |call: &Call| call.keys.iter().any(|key| matches!(key, Key::Pack(_)));
+            let copied = last(&|call| call.method == Method::Put && of_pack(call));
+            let deleted = last(&|call| call.method == Method::Delete && of_pack(call));
+            assert!(copied < deleted, "before the copy is stored");
             let listed = list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap();
             assert_eq!(listed.entries().len(), 1);
             assert!(!listed.entries()[0].path().contains(&before[0].to_string()));

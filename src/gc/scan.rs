@@ -175,7 +175,7 @@ impl Counting<'_> {
     /// candidates do not distinguish it from its chunk, and no writer could want to use it.
     fn judge(&self, unused: &Unused, last_used: SystemTime) -> (bool, SystemTime) {
         let is_old = self.times.is_old(last_used);
-        let trusts_listings = self.options.consistent_listings || mutated!("gc-first-sighting-is-enough");
+        let trusts_listings = self.options.consistent_listings || mutated!("gc-removes-at-first-sight");
         if !self.keeps_candidates() || trusts_listings || unused.quarantined.is_some() {
             return (is_old, self.times.now);
         }

@@ -10,6 +10,7 @@ use crate::backend::{
 use crate::error::ErrorKind;
 use crate::format::Digest;
 use crate::format::layout::{Key, PackName, Prefix};
+use crate::packs::reclaim::PackState;
 use crate::rt::ThreadRuntime;
 
 const TARGET: usize = 8 << 20;
@@ -191,6 +192,35 @@ fn a_merged_segment_keeps_the_drop_of_a_pack_that_still_exists() {
         let other = open(&below, "b").await;
         drop(other.lock_shared().await);
         assert!(is_reliable(&other, 1).await && !is_reliable(&other, 0).await);
+        // Without its drop it would be an orphan, and be adopted.
+        let begin = other.packs.begin_listing().await.unwrap();
+        let states = other.list_states(&begin).await.unwrap();
+        let dropped = states.iter().filter(|pack| matches!(pack.state, PackState::Dropped(_))).count();
+        assert_eq!(dropped, 1, "{states:?}");
+    });
+}
+
+/// Proves H205.
+///
+/// The lock of the store may be released by then, and another process rely on the pack.
+#[test]
+fn a_drop_that_failed_is_not_recorded_by_a_later_barrier() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        put(&packed, 1).await;
+        packed.barrier().await.unwrap();
+        let names = names_of_packs(&below).await.into_iter().collect();
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
+        assert_eq!(packed.drop_packs(&names).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        faults.clear();
+        put(&packed, 2).await;
+        packed.barrier().await.unwrap();
+        let other = open(&below, "b").await;
+        drop(other.lock_shared().await);
+        assert!(is_reliable(&other, 1).await && is_reliable(&other, 2).await);
     });
 }
 

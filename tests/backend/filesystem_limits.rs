@@ -261,6 +261,24 @@ fn as_the_second_user(root: &Path) {
 
 /// Proves H75.
 ///
+/// The system reports a failed flush once. What was stored before may be lost, so a later flush proves nothing about it.
+#[test]
+fn after_a_failed_flush_no_barrier_succeeds_until_the_store_is_opened_again() {
+    let directory = larder_testing::scratch();
+    let (root, record) = (directory.path().join("store"), Arc::new(DiskRecord::default()));
+    let backend = create(&root, &record);
+    put(&backend, &chunk(1), PutMode::Create).unwrap();
+    record.fail(FailingCall::Flush, EIO);
+    assert!(block_on(backend.barrier()).is_err());
+    record.mend(FailingCall::Flush);
+    for _ in 0..2 {
+        assert_eq!(block_on(backend.barrier()).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    block_on(open(&root).barrier()).unwrap();
+}
+
+/// Proves H75.
+///
 /// Runs in a mount namespace of its own, which goes with its processes.
 #[test]
 fn a_barrier_flushes_every_mounted_filesystem_of_a_store() {

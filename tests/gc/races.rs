@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::{self, BoxFuture};
-use larder::backend::{Backend, MemoryBackend};
+use larder::backend::{Backend, LockReach, MemoryBackend};
 use larder::error::ErrorKind;
 use larder::format::layout::Key;
 use larder::format::name::Namespace;
@@ -362,8 +362,10 @@ fn an_index_that_listings_do_not_show_yet_keeps_its_chunks() {
             scene.watched.hide_what_is_new();
             drop(back_up(&scene.store, "host/a", &[1, 9]).await.unwrap());
             let store = if by_other { &scene.other } else { &scene.store };
-            let report = collected(store, twice()).await;
-            assert_eq!(report.removed.chunks, 1, "only what is not used");
+            let mut plan = gc::plan(store, twice()).await.unwrap();
+            assert_eq!(plan.summary().indexes, 1);
+            assert_eq!(plan.execute().await.unwrap().removed.chunks, 1, "only what is not used");
+            drop(plan);
             collect_and_check(&scene, 1, [1, 9]).await;
         });
     }
@@ -394,7 +396,10 @@ fn an_index_shown_only_by_a_later_listing_is_marked() {
             }
             Box::pin(async {})
         });
-        assert_eq!(collected(&scene.store, twice()).await.removed.chunks, 1);
+        let mut plan = gc::plan(&scene.store, twice()).await.unwrap();
+        assert_eq!((plan.summary().indexes, plan.summary().in_use.chunks), (2, 2));
+        assert_eq!(plan.execute().await.unwrap().removed.chunks, 1);
+        drop(plan);
         collect_and_check(&scene, 2, [1, 3]).await;
     });
 }
@@ -413,6 +418,20 @@ async fn opened_as_new(
 /// Options that remove candidates that are unreferenced for a day.
 fn twice() -> gc::GcOptions {
     gc::GcOptions::default().max_garbage(100)
+}
+
+/// Proves H79.
+#[test]
+fn a_collection_is_refused_where_locks_do_not_reach_all_writers() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let memory = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let watched = Watched::with(memory, |capabilities| capabilities.lock_reach = LockReach::Process);
+        let backend: Arc<dyn Backend> = watched;
+        let store = created(&backend).await;
+        assert_eq!(gc::plan(&store, at_once()).await.map(drop).unwrap_err().kind(), ErrorKind::Unsupported);
+        gc::plan(&store, at_once().only_process()).await.map(drop).unwrap();
+    });
 }
 
 /// Proves H33.

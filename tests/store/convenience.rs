@@ -11,9 +11,11 @@ use futures::io::{AsyncReadExt as _, AsyncSeekExt as _, Cursor};
 use larder::backend::MemoryBackend;
 use larder::chunker::RollingChunker;
 use larder::error::ErrorKind;
+use larder::format::Digest;
 use larder::format::name::GroupName;
 use larder::rt::{Runtime, ThreadRuntime};
-use larder::store::{BaseUse, Datastore, DirtyMap, FileSource, Options, SnapshotReader};
+use larder::store::{BaseUse, Datastore, DirtyMap, FileSource, Options, Scope, SnapshotReader};
+use larder::verify;
 use larder_testing::places::everywhere;
 use larder_testing::{noise, read_to_end, scratch};
 
@@ -99,6 +101,22 @@ fn a_base_that_failed_verification_or_is_damaged_means_a_full_backup() {
         Box::pin(async move {
             let store = place.store().await;
             let data = noise(2, 4 * usize::try_from(CHUNK).unwrap());
+            let failed = back_up(&store, &data).await;
+            let chunk = Digest::of(&data[..usize::try_from(CHUNK).unwrap()]).to_string();
+            let path = format!(".chunks/{}/{chunk}", &chunk[..4]);
+            let mut bytes = place.read(&path).await.unwrap().to_vec();
+            bytes[50] ^= 1;
+            place.write(&path, bytes).await;
+            let mut plan =
+                verify::plan(&store, &Scope::Store, verify::VerifyOptions::default()).await.unwrap();
+            assert!(!plan.execute().await.unwrap().is_clean());
+            let backup = store.backup(&group()).begin().await.unwrap();
+            let image = backup.image("d.img", Cursor::new(&data), data.len() as u64).chunk_bytes(CHUNK);
+            let summary = image.base_if_usable(Some(&failed)).dirty(DirtyMap::new()).await.unwrap();
+            assert_eq!(summary.base, BaseUse::FailedVerification);
+            let healed = backup.finish().await.unwrap().snapshot;
+            assert!(contents(&healed, "d.img").await == data);
+
             let base = back_up(&store, &data).await;
             let path = base.name().to_string();
             let index = place.read(&format!("{path}/d.img.fidx")).await.unwrap();

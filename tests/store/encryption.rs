@@ -3,13 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use futures::io::Cursor;
+use larder::backend::{Backend, MemoryBackend, PutMode};
 use larder::crypt::EncryptionKey;
 use larder::error::{Error, ErrorKind};
+use larder::format::layout::Key;
 use larder::format::name::GroupName;
 use larder::internal::blob::{Blob, encode_plain};
 use larder::internal::index;
+use larder::rt::ThreadRuntime;
 use larder::store::{
-    ArchiveEvent, BaseUse, Datastore, DirtyMap, SnapshotReader, SnapshotWriter, WriterTarget,
+    ArchiveEvent, BaseUse, Datastore, DirtyMap, Options, SnapshotReader, SnapshotWriter, WriterTarget,
 };
 use larder::verify::{self, ObjectFault, Repair, VerifyOptions, VerifyReport};
 use larder_testing::keys::id_key;
@@ -412,6 +415,28 @@ fn verification_with_the_key_finds_what_a_checksum_does_not() {
             assert!(verified(&store, with_key()).await.is_clean());
             check_whole(&snapshot, &data).await;
         })
+    });
+}
+
+/// Proves H100.
+///
+/// The nonce of an encrypted chunk is not under its checksum. A run without the key must not undo what one with the key found.
+#[test]
+fn a_checksum_clears_no_suspect() {
+    futures::executor::block_on(async {
+        let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+        let store = Datastore::create(Arc::clone(&memory), Options::default()).await.unwrap();
+        let (data, ours) = (data(), key(1));
+        let snapshot = back_up(&store, "host/a", Mode::Encrypt(&ours), &data).await;
+        let chunk: Key = chunk_paths(&snapshot, "d.img").await.swap_remove(5).parse().unwrap();
+        let mut bytes = memory.get(&chunk, 1 << 20).await.unwrap().bytes.to_vec();
+        bytes[20] ^= 1;
+        memory.put(&chunk, bytes.into(), PutMode::Replace).await.unwrap();
+        let options = || VerifyOptions::default().repair(Repair::Report);
+        assert_eq!(verified(&store, options().key(&ours)).await.chunks.corrupt, 1);
+        assert!(verified(&store, options()).await.is_clean());
+        back_up(&store, "host/a", Mode::Encrypt(&ours), &data).await;
+        check_whole(&snapshot, &data).await;
     });
 }
 

@@ -227,6 +227,28 @@ fn a_backup_stores_chunks_again_that_a_program_without_a_lease_collected() {
     }
 }
 
+/// An index without a manifest proves no more than that a writer died.
+#[test]
+fn an_unfinished_snapshot_is_no_witness_of_recorded_chunks() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = larder_testing::scratch();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        drop(back_up(&process.store, &data(0)).await);
+        let backup = process.store.backup(&"vm/2".parse().unwrap()).begin().await.unwrap();
+        let bytes = data(0);
+        backup.image("disk.img", Cursor::new(bytes.clone()), bytes.len() as u64).await.unwrap();
+        let left = backup.name().clone();
+        drop(backup.finish().await.unwrap());
+        server.remove(&format!("store/.cnt/{left}/index.json.blob"));
+        forgotten_and_collected_by_a_pbs(&server);
+        let snapshot = back_up(&process.store, &data(0)).await;
+        assert_eq!(count_of_chunks(&server), CHUNKS);
+        drop(snapshot);
+        process.close().await;
+    });
+}
+
 #[test]
 fn a_base_removed_by_a_program_without_a_lease_makes_no_chunk_known() {
     let server = FaultServer::start(ServerOptions::default());

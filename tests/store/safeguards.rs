@@ -19,7 +19,7 @@ use larder::prune::{self, PruneOptions};
 use larder::rt::{Runtime as _, SimRuntime, ThreadRuntime};
 use larder::store::{Datastore, DirtyMap, Protection, Relocated, Scope};
 use larder::sync::{self, SyncOptions, SyncOutcome};
-use larder::verify::{self, VerifyOptions, VerifyReport};
+use larder::verify::{self, VerifyMode, VerifyOptions, VerifyReport};
 use larder_testing::broken::LackingBackend;
 use larder_testing::gc_scene;
 use larder_testing::gc_scene::{CHUNK, at_once, back_up, created, data, digest, group, restored};
@@ -190,6 +190,28 @@ fn a_chunk_absent_only_from_the_listing_is_not_missing() {
         replace(watched.as_ref(), &key, bytes).await;
         let plan = gc::plan(&store, at_once()).await.unwrap();
         assert_eq!((plan.summary().missing, plan.summary().damaged_count), (0, 0));
+        drop(plan);
+        let options = VerifyOptions::default().mode(VerifyMode::Presence);
+        let mut plan = verify::plan(&store, &Scope::Store, options).await.unwrap();
+        assert!(plan.execute().await.unwrap().is_clean());
+    });
+}
+
+/// A manifest says whose it is, so that one in another place vouches for nothing (H39).
+#[test]
+fn a_manifest_in_the_place_of_another_snapshot_is_corrupt() {
+    let sim = SimRuntime::new(5);
+    sim.block_on(async {
+        let (watched, store) = watched(&sim).await;
+        let mut names = Vec::new();
+        for group in ["host/a", "host/b"] {
+            names.push(back_up(&store, group, &[1, 2]).await.unwrap().name().clone());
+        }
+        let manifest = |at: usize| Key::Manifest(names[at].clone());
+        let other = get(watched.as_ref(), &manifest(1)).await;
+        replace(watched.as_ref(), &manifest(0), other).await;
+        assert_eq!(kind(store.snapshot(&names[0]).await), ErrorKind::Corrupt);
+        store.snapshot(&names[1]).await.unwrap();
     });
 }
 

@@ -1030,6 +1030,23 @@ fn a_group_of_another_owner_is_left_alone_and_reported() {
     });
 }
 
+#[test]
+fn a_vanished_snapshot_stays_if_its_group_has_another_owner_since_the_plan() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let name = back_up(&pair.source, "vm/1", 1000, &data(1, 1)).await;
+        back_up(&pair.source, "vm/1", 2000, &data(2, 1)).await;
+        assert!(pair.sync().await.is_complete());
+        pair.source.delete_snapshot(&name).await.unwrap();
+        let options = SyncOptions::default().remove_vanished();
+        let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
+        assert_eq!(plan.vanished().snapshots, [name.clone()]);
+        pair.target.set_owner(name.group(), &"other@pbs".parse().unwrap()).await.unwrap();
+        assert_eq!(plan.execute().await.unwrap().removed, []);
+        assert_eq!(pair.target.snapshots(name.group()).await.unwrap().len(), 2);
+    });
+}
+
 /// Proves H180.
 #[test]
 fn a_source_cannot_read_chunks_of_the_target_by_naming_them() {

@@ -275,10 +275,10 @@ impl Disk {
     }
 
     fn flush(&self, flushed: impl Fn(&str)) -> io::Result<()> {
-        let done = match &self.filesystems {
+        let done = self.fail(DiskCall::Flush).and_then(|()| match &self.filesystems {
             Some(filesystems) => filesystems.flush(flushed),
             None => File::open(&self.root).and_then(|root| filesystems::flush(&root)).map(|()| flushed("")),
-        };
+        });
         done.map_err(named("flush a filesystem"))
     }
 

@@ -60,6 +60,7 @@ pub enum DiskOp {
 #[cfg_attr(not(feature = "testing"), allow(dead_code, reason = "only tests let calls fail"))]
 #[derive(Clone, Copy, Debug)]
 pub(super) enum DiskCall<'a> {
+    Flush,
     Link,
     Rename { from: &'a str, to: &'a str },
     RenameWithoutReplacing,

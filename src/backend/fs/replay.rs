@@ -43,6 +43,8 @@ pub enum Loss {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FailingCall {
+    /// Flushing a filesystem.
+    Flush,
     /// Making a hard link.
     Link,
     /// A rename without replacing.
@@ -73,6 +75,11 @@ impl DiskRecord {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(call, errno);
     }
 
+    /// Lets a call succeed again.
+    pub fn mend(&self, call: FailingCall) {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
+    }
+
     /// The number of the mount of a directory; `None` for the filesystem of the store itself.
     pub(super) fn mount_of(&self, path: &str) -> Option<usize> {
         mount_of(&self.mounts, path)
@@ -85,6 +92,7 @@ impl DiskRecord {
                 let crosses = self.mount_of(parent(from)) != self.mount_of(parent(to));
                 return crosses.then(|| nix::errno::Errno::EXDEV.into());
             }
+            DiskCall::Flush => FailingCall::Flush,
             DiskCall::Link => FailingCall::Link,
             DiskCall::RenameWithoutReplacing => FailingCall::RenameWithoutReplacing,
             DiskCall::SetAccessTime => FailingCall::SetAccessTime,
