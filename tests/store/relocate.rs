@@ -26,6 +26,7 @@ use larder::store::{
 use larder_testing::days::{DAY, at, group, memory, names, on_demand, paths, runtime, space};
 use larder_testing::places::everywhere;
 use larder_testing::read_to_end;
+use larder_testing::watched::Watched;
 
 async fn back_up(store: &Datastore, group: &str, seconds: u64) -> SnapshotReader {
     let backup = store.backup(&group.parse().unwrap()).time(at(seconds)).begin().await.unwrap();
@@ -859,4 +860,31 @@ fn random_copies_moves_and_deletions_match_a_model() {
             check_model(&opened(&place).await, &model, &SPACES, "opened again").await;
         });
     }
+}
+
+/// Proves H13.
+#[test]
+fn a_move_that_cannot_read_the_manifest_loses_no_file_that_listings_do_not_show() {
+    block_on(async {
+        let faulty = Arc::new(FaultBackend::new(memory()));
+        let watched = Watched::bucket(Arc::<FaultBackend>::clone(&faulty));
+        let backend = Arc::clone(&watched) as Arc<dyn Backend>;
+        let store = new_store(&backend, &["a"]).await;
+        let backup = store.backup(&group("vm/1")).time(at(DAY)).begin().await.unwrap();
+        backup.image("disk.img", Cursor::new(vec![7; 5000]), 5000).await.unwrap();
+        watched.hide_what_is_new();
+        backup.stream("data.bin", Cursor::new(b"data".to_vec())).await.unwrap();
+        let name = backup.finish().await.unwrap().snapshot.name().clone();
+
+        let lost = Rule::on(Method::Get, Action::FailBefore(ErrorKind::Unavailable));
+        faulty.add(lost.keys(|key| matches!(key, Key::Manifest(_))).first(1));
+        let moved = store.move_group(&group("vm/1"), &space("a")).await.unwrap();
+        assert_eq!((letters(&moved).as_str(), faulty.fired()), ("F", 1));
+        let moved = store.move_group(&group("vm/1"), &space("a")).await.unwrap();
+        assert_eq!(letters(&moved), "M");
+        watched.show_all();
+        let snapshot = store.snapshot(&there(&name, "a")).await.unwrap();
+        let mut archive = snapshot.archive("data.bin.didx").await.unwrap();
+        assert_eq!(read_to_end(&mut archive).await.unwrap(), b"data");
+    });
 }

@@ -98,10 +98,14 @@ impl Relocator<'_> {
         let mut sources = rest_of(&found.info);
         if !self.inner.backend.capabilities().consistent_listing {
             let mut wanted = vec![Key::ClientLog(source.clone())];
-            // An unreadable manifest does not name its files.
-            if let Ok((manifest, _)) = self.inner.manifests().read(source).await {
-                let names = manifest.files().iter().map(|file| file.name.clone());
-                wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
+            match self.inner.manifests().read(source).await {
+                Ok((manifest, _)) => {
+                    let names = manifest.files().iter().map(|file| file.name.clone());
+                    wanted.extend(names.map(|name| Key::Archive(source.clone(), name)));
+                }
+                // A damaged manifest names no files, and an unfinished snapshot has none.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
             }
             for key in wanted {
                 if !sources.contains(&key) && self.inner.backend.has(&key).await? {
