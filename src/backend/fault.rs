@@ -2,6 +2,7 @@
 //!
 //! The rules and the order of the calls decide which call fails, and how. Nothing is random.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use crate::backend::late::LateChanges;
 use crate::backend::record::Method;
 use crate::backend::{
     Backend, Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery,
@@ -119,6 +121,7 @@ impl fmt::Debug for Rule {
 #[derive(Debug)]
 pub struct FaultBackend {
     inner: Arc<dyn Backend>,
+    late: Arc<LateChanges>,
     script: Arc<Script>,
 }
 
@@ -129,7 +132,7 @@ struct Script {
 
 #[derive(Debug, Default)]
 struct State {
-    calls: u64,
+    calls: BTreeMap<Method, u64>,
     crash_at: Option<u64>,
     crashed: bool,
     fired: u64,
@@ -152,7 +155,18 @@ enum Course {
 impl FaultBackend {
     /// A backend in front of `inner`, without rules.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, script: Arc::default() }
+        Self { inner, late: Arc::default(), script: Arc::default() }
+    }
+
+    /// The same faults, calls and crash for another process in front of `inner`.
+    pub(crate) fn beside(&self, inner: Arc<dyn Backend>) -> Self {
+        Self { inner, late: Arc::clone(&self.late), script: Arc::clone(&self.script) }
+    }
+
+    /// Lets a server with other late changes execute those of this backend.
+    pub(crate) fn late_changes(mut self, late: &Arc<LateChanges>) -> Self {
+        self.late = Arc::clone(late);
+        self
     }
 
     /// Adds a rule. Each rule counts calls by itself; of several rules that select a call, the one that was added first decides.
@@ -178,7 +192,12 @@ impl FaultBackend {
 
     /// The number of calls so far.
     pub fn calls(&self) -> u64 {
-        self.script.state().calls
+        self.script.state().calls.values().sum()
+    }
+
+    /// The number of calls of a method so far.
+    pub(crate) fn calls_of(&self, method: Method) -> u64 {
+        self.script.state().calls.get(&method).copied().unwrap_or(0)
     }
 
     /// The number of steps that began: calls of `put`, `copy`, `delete` and `touch`.
@@ -270,12 +289,14 @@ impl FaultBackend {
             Course::EveryOther(kind) => Err(injected(kind)),
             Course::Again(after, kind) | Course::Later(after, kind) => {
                 let (script, runtime) = (Arc::clone(&self.script), Arc::clone(inner.runtime()));
+                let late = self.late.add(runtime.monotonic() + after);
                 self.inner.runtime().spawn(Box::pin(async move {
-                    runtime.sleep(after).await;
+                    late.wait(runtime.as_ref()).await;
                     if script.alive().is_ok() {
                         // The caller has its error already.
                         let _ = change(inner).await;
                     }
+                    drop(late);
                 }));
                 Err(injected(kind))
             }
@@ -294,7 +315,7 @@ impl Script {
 
     fn decide(&self, method: Method, keys: &[&Key]) -> Result<Option<Action>> {
         let mut state = self.state();
-        state.calls += 1;
+        *state.calls.entry(method).or_default() += 1;
         let is_step = matches!(method, Method::Copy | Method::Delete | Method::Put | Method::Touch);
         if !state.crashed && is_step {
             state.steps += 1;
@@ -409,7 +430,8 @@ impl Coordination for FaultBackend {
 
     async fn lock(&self, scope: &LockScope, mode: LockMode) -> Result<Box<dyn LockGuard>> {
         let inner = self.read(Method::Lock, &[], self.inner.lock(scope, mode)).await?;
-        let backend = Self { inner: Arc::clone(&self.inner), script: Arc::clone(&self.script) };
+        let (inner_backend, late) = (Arc::clone(&self.inner), Arc::clone(&self.late));
+        let backend = Self { inner: inner_backend, late, script: Arc::clone(&self.script) };
         Ok(Box::new(FaultGuard { backend, inner }))
     }
 

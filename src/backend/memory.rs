@@ -75,6 +75,14 @@ impl MemoryBackend {
         }
     }
 
+    /// Cuts the object under a path after this many bytes.
+    #[cfg(feature = "testing")]
+    pub(crate) fn cut(&self, path: &str, length: usize) {
+        if let Some(stored) = self.objects().by_path.get_mut(path) {
+            stored.bytes.truncate(length);
+        }
+    }
+
     /// A page of a listing that shows these states instead of the current ones.
     #[cfg(feature = "testing")]
     pub(crate) fn list_outdated<'a>(
@@ -145,6 +153,12 @@ impl MemoryBackend {
 }
 
 impl Stored {
+    /// Number of its bytes.
+    #[cfg(feature = "testing")]
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn info(&self, key: Key) -> ObjectInfo {
         ObjectInfo::new(key, self.bytes.len() as u64, self.last_used, self.version.clone())
     }

@@ -21,6 +21,8 @@ pub(crate) mod fault;
 pub mod fs;
 mod housekeeping;
 pub(crate) mod in_doubt;
+#[cfg(feature = "testing")]
+pub(crate) mod late;
 pub(crate) mod list;
 mod lock;
 mod lock_table;
