@@ -41,6 +41,12 @@ pub mod index {
     }
 }
 
+/// A bucket in virtual time.
+#[cfg(all(feature = "s3", feature = "testing"))]
+pub mod sim_bucket {
+    pub use crate::simulation::bucket::{SimBucket, Weather, Wire};
+}
+
 /// Whole listings.
 pub mod listing {
     use crate::backend::MemoryBackend;

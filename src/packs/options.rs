@@ -9,12 +9,19 @@ const MIB: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct PackOptions {
+    /// Any size, for tests with little data.
+    #[cfg(feature = "testing")]
+    exact_bytes: Option<usize>,
     mebibytes: usize,
 }
 
 impl Default for PackOptions {
     fn default() -> Self {
-        Self { mebibytes: 32 }
+        Self {
+            #[cfg(feature = "testing")]
+            exact_bytes: None,
+            mebibytes: 32,
+        }
     }
 }
 
@@ -26,11 +33,22 @@ impl PackOptions {
         self
     }
 
+    /// The size at which a pack is stored, without bounds.
+    #[cfg(feature = "testing")]
+    pub(crate) fn target_exactly(mut self, bytes: usize) -> Self {
+        self.exact_bytes = Some(bytes);
+        self
+    }
+
     /// The target size in bytes.
     ///
     /// # Errors
     /// `InvalidInput` if it is out of bounds.
     pub(crate) fn target_bytes(self) -> Result<usize> {
+        #[cfg(feature = "testing")]
+        if let Some(bytes) = self.exact_bytes {
+            return Ok(bytes);
+        }
         if (8..=128).contains(&self.mebibytes) {
             return Ok(self.mebibytes * MIB);
         }

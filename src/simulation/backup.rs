@@ -46,7 +46,7 @@ impl World {
                 self.log(format_args!("{number}: back up {name}: {error}"));
                 match error.kind() {
                     // Nobody but this backup can have made it; that it is busy is said before anything is written.
-                    ErrorKind::Busy if !self.may_be_late() => DeleteOutcome::Same,
+                    ErrorKind::Busy if !self.may_be_busy_late() => DeleteOutcome::Same,
                     kind => self.after_failure(kind),
                 }
             }

@@ -39,5 +39,5 @@ fn made(number: u8) -> Vec<u8> {
 
 /// The blocks with these numbers.
 pub(crate) fn bytes_of(blocks: &[u8]) -> Vec<u8> {
-    blocks.iter().flat_map(|number| block(*number)).copied().collect()
+    blocks.iter().map(|number| block(*number)).collect::<Vec<_>>().concat()
 }

@@ -1,6 +1,6 @@
 //! A simulated disk and a simulated bucket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ use crate::format::layout::Key;
 use crate::rt::{Runtime, SimRuntime};
 use crate::simulation::dice::Dice;
 use crate::simulation::place::Place;
+use crate::simulation::sharing::Sharing;
 
 /// After this time, a request that got no answer is not executed any more.
 const MAX_LATE: Duration = Duration::from_mins(30);
@@ -40,7 +41,12 @@ impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shared { capabilities, kind, lag, latency, .. } = &*self.0;
         let conditional = capabilities.conditional_delete;
-        write!(f, "{kind:?}: lag {lag:?}, latency {latency:?}, conditional deletes {conditional}")
+        let puts = capabilities.conditional_put;
+        let shared = self.0.sharing.is_some();
+        write!(
+            f,
+            "{kind:?}: lag {lag:?}, latency {latency:?}, conditional deletes {conditional}, puts {puts}, shared: {shared}"
+        )
     }
 }
 
@@ -52,6 +58,8 @@ struct Shared {
     lag: Duration,
     latency: Duration,
     objects: MemoryBackend,
+    /// Several processes may have the disk open.
+    sharing: Option<Arc<Sharing>>,
     sim: SimRuntime,
     state: Mutex<State>,
 }
@@ -61,15 +69,25 @@ struct State {
     dice: Dice,
     /// Number of changes that were flushed.
     flushed: usize,
-    /// Number of processes that opened it. The last one has it.
+    /// Number of processes that opened it. The last one has it, or all of them since the last crash.
     processes: u64,
+    /// Number of processes that crashed.
+    crashed: u64,
     /// States that listings show instead of the current ones, and until when.
     outdated: BTreeMap<String, Outdated>,
     /// Earlier states of paths that were changed since the last barrier, in the order of the changes.
-    unflushed: Vec<Before>,
+    unflushed: Vec<Unflushed>,
 }
 
-type Before = (String, Option<Stored>);
+/// A change that no barrier flushed.
+#[derive(Debug)]
+struct Unflushed {
+    before: Option<Stored>,
+    /// It stored an object that is flushed only by a barrier: a crash may cut it.
+    may_be_cut: bool,
+    path: String,
+}
+
 type Outdated = (Option<Stored>, Duration);
 
 impl Device {
@@ -82,13 +100,21 @@ impl Device {
             capabilities.consistent_listing = false;
             capabilities.cheap_presence = false;
             capabilities.conditional_delete = dice.one_in(2);
+            capabilities.conditional_put = !dice.one_in(3);
         }
         let lag = if is_bucket && dice.one_in(3) { dice.below(900) } else { 0 };
         let latency = if dice.one_in(2) { dice.below(40) } else { 0 };
         let objects = MemoryBackend::new(Arc::new(sim.clone())).pages_of(3 + dice.below(20) as usize);
+        let sharing = (!is_bucket && dice.one_in(3)).then(Arc::default);
         let identity = dice.number();
-        let state =
-            State { dice, flushed: 0, processes: 0, outdated: BTreeMap::new(), unflushed: Vec::new() };
+        let state = State {
+            dice,
+            crashed: 0,
+            flushed: 0,
+            processes: 0,
+            outdated: BTreeMap::new(),
+            unflushed: Vec::new(),
+        };
         Self(Arc::new(Shared {
             capabilities,
             identity,
@@ -96,6 +122,7 @@ impl Device {
             lag: Duration::from_secs(lag),
             latency: Duration::from_millis(latency),
             objects,
+            sharing,
             sim: sim.clone(),
             state: Mutex::new(state),
         }))
@@ -123,6 +150,10 @@ impl Place for Device {
         let mut state = self.0.state();
         // No process has it.
         state.processes += 1;
+        state.crashed = state.processes;
+        if let Some(sharing) = &self.0.sharing {
+            sharing.crash();
+        }
         let unflushed = std::mem::take(&mut state.unflushed);
         drop(state);
         self.0.lose(unflushed, &mut Dice::new(seed));
@@ -130,6 +161,10 @@ impl Place for Device {
 
     fn hand_over(&self) -> bool {
         self.0.kind == Kind::Bucket
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.sharing.is_some()
     }
 
     fn max_lag(&self) -> Duration {
@@ -146,20 +181,29 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Loses changes that were not flushed: all, none, those after one of them, or some for each path.
-    fn lose(&self, unflushed: Vec<Before>, dice: &mut Dice) {
+    /// Loses changes that were not flushed: all, none, those after one of them, or some for each path. Of chunks and packs that were not
+    /// flushed and stay, some are cut.
+    fn lose(&self, unflushed: Vec<Unflushed>, dice: &mut Dice) {
         let kept = match dice.below(4) {
             0 => 0,
             1 => unflushed.len() as u64,
             _ => dice.below(unflushed.len() as u64 + 1),
         };
         let each_differs = dice.one_in(3);
-        let mut kept_of = BTreeMap::new();
-        for (at, (path, before)) in unflushed.into_iter().enumerate().rev() {
+        let (mut kept_of, mut uncertain) = (BTreeMap::new(), BTreeSet::new());
+        for (at, Unflushed { before, may_be_cut, path }) in unflushed.into_iter().enumerate().rev() {
             let drawn = dice.below(u64::MAX) % (at as u64 + 2);
             let kept = if each_differs { *kept_of.entry(path.clone()).or_insert(drawn) } else { kept };
             if at as u64 >= kept {
                 self.objects.restore_state(&path, before);
+            } else if may_be_cut {
+                uncertain.insert(path);
+            }
+        }
+        for path in uncertain {
+            let length = self.objects.state_of(&path).map_or(0, |stored| stored.len());
+            if dice.one_in(4) {
+                self.objects.cut(&path, dice.below(length as u64 + 1) as usize);
             }
         }
     }
@@ -174,11 +218,14 @@ impl Shared {
     }
 
     /// Keeps what a change replaces, as far as it may be seen again.
-    fn change(&self, key: &Key) {
+    fn change(&self, key: &Key, is_put: bool) {
         let path = key.path();
         if self.kind == Kind::Disk {
             let before = self.objects.state_of(&path);
-            self.state().unflushed.push((path, before));
+            // Other files are flushed before they are renamed, and the contents of a chunk are not replaced by others.
+            let is_chunk = matches!(key, Key::Chunk(_) | Key::Pack(_) | Key::Quarantined(..));
+            let may_be_cut = is_put && is_chunk;
+            self.state().unflushed.push(Unflushed { before, may_be_cut, path });
         } else if !self.lag.is_zero() {
             let before = self.objects.state_of(&path);
             let now = self.sim.monotonic();
@@ -210,7 +257,11 @@ impl Process {
     }
 
     fn has_lease(&self) -> bool {
-        self.device.state().processes == self.number
+        let state = self.device.state();
+        match self.device.sharing {
+            Some(_) => self.number > state.crashed,
+            None => self.number == state.processes,
+        }
     }
 
     /// A disk is gone with its host. A bucket executes what was sent before.
@@ -265,7 +316,13 @@ impl Backend for Process {
 
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let objects = self.admit().await?;
-        self.device.change(key);
+        if mode != PutMode::Replace && !self.capabilities().conditional_put {
+            return Err(Error::new(ErrorKind::Unsupported, "store on a condition").on(key));
+        }
+        let is_refused = mode == PutMode::Create && objects.state_of(&key.path()).is_some();
+        if !is_refused {
+            self.device.change(key, true);
+        }
         objects.put(key, object, mode).await
     }
 
@@ -276,7 +333,7 @@ impl Backend for Process {
             return Err(Error::new(ErrorKind::Unsupported, "delete on a condition"));
         }
         for removal in removals {
-            self.device.change(&removal.key);
+            self.device.change(&removal.key, false);
         }
         objects.delete(removals).await
     }
@@ -299,7 +356,7 @@ impl Backend for Process {
         }
         let objects = self.admit().await?;
         for key in keys {
-            self.device.change(key);
+            self.device.change(key, false);
         }
         objects.touch(keys).await
     }
@@ -334,7 +391,10 @@ impl Coordination for Process {
         if *scope == LockScope::Store && mode != LockMode::Shared && self.is_in_doubt() {
             return Err(Error::new(ErrorKind::Busy, "lock the store alone"));
         }
-        self.local.lock(scope, mode).await
+        match &self.device.sharing {
+            Some(sharing) => sharing.lock((self.number, &self.local), scope, mode).await,
+            None => self.local.lock(scope, mode).await,
+        }
     }
 
     async fn check_owned(&self) -> Result<()> {
@@ -358,12 +418,15 @@ impl Coordination for Process {
         None
     }
 
-    async fn record_moves(&self, _: &[Key]) -> Result<()> {
-        Ok(())
+    async fn record_moves(&self, keys: &[Key]) -> Result<()> {
+        match &self.device.sharing {
+            Some(sharing) => sharing.record_moves(&self.device.sim, keys).await,
+            None => Ok(()),
+        }
     }
 
     async fn pending_moves(&self) -> Result<Option<Box<dyn PendingMoves>>> {
-        Ok(None)
+        self.device.sharing.as_ref().map(Sharing::pending_moves).transpose()
     }
 
     async fn release(&self) -> Result<()> {

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::lock::Mutex as AsyncMutex;
+
 use crate::backend::fault::FaultBackend;
+use crate::backend::late::LateChanges;
 use crate::backend::{Backend, PutMode, Removal};
 use crate::error::ErrorKind;
 use crate::format::layout::Key;
@@ -27,24 +30,45 @@ struct Process {
 /// The place of the first store, and its processes.
 #[derive(Debug)]
 pub(crate) struct Host {
+    has_own_faults: bool,
     instances: Mutex<u64>,
     pub is_packed: bool,
+    /// Changes that the place executes late, of all processes.
+    pub late: Arc<LateChanges>,
     /// Directory of the local state; `None` for processes without one.
     local: Option<PathBuf>,
+    packs: Option<PackOptions>,
     pub place: Arc<dyn Place>,
     process: Mutex<Option<Process>>,
     runtime: Arc<dyn Runtime>,
+    /// Held while a chunk is damaged: two actors would undo the damage of each other for ever.
+    spoiling: AsyncMutex<()>,
 }
 
 impl Host {
     pub(crate) fn new(
         sim: &SimRuntime,
         place: Arc<dyn Place>,
-        is_packed: bool,
+        packs: Option<PackOptions>,
         local: Option<PathBuf>,
     ) -> Self {
-        let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
-        Self { instances: Mutex::default(), is_packed, local, place, process: Mutex::default(), runtime }
+        Self {
+            has_own_faults: place.own_faults(false),
+            instances: Mutex::default(),
+            is_packed: packs.is_some(),
+            late: Arc::default(),
+            local,
+            packs,
+            place,
+            process: Mutex::default(),
+            runtime: Arc::new(sim.clone()),
+            spoiling: AsyncMutex::default(),
+        }
+    }
+
+    /// Returns `true` if the place executes changes late by itself, and keeps processes apart.
+    pub(crate) fn has_own_faults(&self) -> bool {
+        self.has_own_faults
     }
 
     fn process(&self) -> Process {
@@ -83,6 +107,7 @@ impl Host {
     /// Replaces the bytes of a chunk past the rules of the store, or removes it. In packs they take the place of the old ones, as far as they
     /// fit, and a removed one becomes zeros.
     pub(crate) async fn spoil(&self, key: &Key, bytes: Option<Vec<u8>>) {
+        let _alone = self.spoiling.lock().await;
         let raw = self.raw();
         if !self.is_packed {
             match bytes {
@@ -128,7 +153,7 @@ impl Host {
         if let Some(directory) = &self.local {
             options = options.local_state(self.local_state(directory).await);
         }
-        let faults = Arc::new(FaultBackend::new(Arc::clone(&raw)));
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&raw)).late_changes(&self.late));
         let crashes = Arc::new(FaultBackend::new(Arc::clone(&faults) as _));
         *self.process.lock().unwrap() = Some(Process { crashes: Arc::clone(&crashes), faults, raw });
         (crashes, options)
@@ -152,7 +177,7 @@ impl Host {
 
     pub(crate) async fn create(&self) -> Datastore {
         let (backend, options) = self.start().await;
-        let options = if self.is_packed { options.packed(PackOptions::default()) } else { options };
+        let options = self.packs.map_or_else(|| options.clone(), |packs| options.clone().packed(packs));
         Datastore::create(backend, options).await.unwrap()
     }
 
@@ -162,6 +187,10 @@ impl Host {
         for _ in 0..100 {
             match Datastore::open(Arc::clone(&backend) as _, options.clone()).await {
                 Err(error) if error.kind() == ErrorKind::Unavailable => {}
+                Err(error) if error.kind() == ErrorKind::Busy && self.has_own_faults => {
+                    // Until the lease of the last process expires.
+                    self.runtime.sleep(Duration::from_secs(10)).await;
+                }
                 Err(error) if error.kind() == ErrorKind::Busy && !Arc::ptr_eq(&backend, &self.crashes()) => {
                     return None;
                 }
@@ -178,6 +207,20 @@ impl Host {
             }
         }
         panic!("the store cannot be opened");
+    }
+
+    /// Opens it in a second process beside the present one.
+    pub(crate) async fn open_beside(&self) -> Datastore {
+        let instance = {
+            let mut instances = self.instances.lock().unwrap();
+            *instances += 1;
+            *instances
+        };
+        let Process { crashes, faults, .. } = self.process();
+        let raw = self.place.open(instance).await.unwrap();
+        let faults = Arc::new(faults.beside(raw));
+        let crashes = Arc::new(crashes.beside(faults));
+        Datastore::open(crashes, Options::default()).await.unwrap()
     }
 
     pub(crate) fn has_local_state(&self) -> bool {

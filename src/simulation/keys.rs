@@ -99,14 +99,14 @@ impl Chunk {
     }
 
     /// Returns `true` if a stored chunk is good.
-    pub(crate) fn is_whole(self, stored: &bytes::Bytes, pristine: &bytes::Bytes) -> bool {
-        // A nonce is drawn for each time that it is stored.
-        let Some(number) = self.key else { return stored == pristine };
+    pub(crate) fn is_whole(self, stored: &bytes::Bytes) -> bool {
         let Ok(blob) = Blob::parse(stored.clone()) else { return false };
-        let mut plain = Vec::new();
-        let limit = PlaintextSize::AtMost(BLOCK);
-        let decrypted = BlobDecoder::new().decrypt(&blob, &key(number), &mut plain, limit);
-        decrypted.is_ok() && plain == block(self.block)
+        let (mut decoder, mut plain, limit) = (BlobDecoder::new(), Vec::new(), PlaintextSize::AtMost(BLOCK));
+        let decoded = match self.key {
+            Some(number) => decoder.decrypt(&blob, &key(number), &mut plain, limit),
+            None => decoder.decode(&blob, &mut plain, limit),
+        };
+        decoded.is_ok() && blob.check_crc().is_ok() && plain == block(self.block)
     }
 }
 

@@ -12,29 +12,32 @@ use crate::backend::fault::Rule;
 use crate::format::layout::Key;
 use crate::rt::Runtime as _;
 use crate::simulation::dice::Dice;
-use crate::simulation::script::{Event, Operation, Script};
+use crate::simulation::script::{Damages, Event, Operation, Script};
 use crate::simulation::world::World;
 use crate::store::{Datastore, Options};
 
 /// Time for other work after the last request may have been executed.
-const MARGIN: Duration = Duration::from_mins(5);
+pub(crate) const MARGIN: Duration = Duration::from_mins(5);
 
 /// Lets everything happen, and looks at what is left.
 pub(crate) async fn history(world: World, script: &Script, seed: u64) {
     let mut seeds = Dice::new(seed ^ 0x0a_11f3);
-    world.log(format_args!("seed {seed}, packed {}, {:?}", script.is_packed, world.host.place));
+    world.log(format_args!("seed {seed}, {:?}, {:?}", script.packs, world.host.place));
+    world.open_beside().await;
     for round in 0..script.rounds {
         world.log(format_args!("round {round}"));
         let world = world.of_step(seeds.number());
         go_wrong(&world, script.round(round));
+        world.host.place.own_faults(true);
         let crashed = work(&world, script.round(round)).await;
         world.host.faults().clear();
+        world.host.place.own_faults(false);
         world.host.crashes().crash_at(u64::MAX);
         if crashed {
             begin_anew(&world).await;
         }
         if round + 1 < script.rounds && world.one_in(3) {
-            look(&world).await;
+            look(&world, true).await;
         }
         if !world.model().violations.is_empty() {
             return;
@@ -117,7 +120,10 @@ async fn operate(world: &World, operation: Operation) {
         Operation::ChangeClock => world.change_clock().await,
         Operation::Collect => world.collect().await,
         Operation::CreateNamespace => world.create_namespace().await,
-        Operation::Damage => world.damage().await,
+        Operation::Damage => match world.damages {
+            Damages::Index => world.damage_index().await,
+            _ => world.damage().await,
+        },
         Operation::Delete => world.delete_snapshot().await,
         Operation::DeleteMany => world.delete_many().await,
         Operation::HandOver => world.hand_over().await,
@@ -126,7 +132,7 @@ async fn operate(world: &World, operation: Operation) {
         Operation::Refresh => world.refresh().await,
         Operation::Relocate => world.relocate().await,
         Operation::Restore => world.restore().await,
-        Operation::Suspend => world.suspend(),
+        Operation::Suspend => world.suspend().await,
         Operation::Sync => world.sync().await,
         Operation::Verify => world.verify().await,
     }
@@ -148,27 +154,39 @@ async fn begin_anew(world: &World) {
         _ => {}
     }
     world.put_first(world.host.reopen().await.unwrap());
+    world.open_beside().await;
 }
 
-async fn look(world: &World) {
+async fn look(world: &World, restores: bool) {
     world.sim.sleep(world.host.place.max_late() + world.host.place.max_lag() + MARGIN).await;
     for store in [0, 1] {
-        world.look(store).await;
+        world.look(store, restores).await;
     }
 }
 
 /// Nothing goes wrong any more: everything heals, and all garbage goes.
 async fn end(world: &World) {
     world.log(format_args!("end"));
-    // However far the clock was set back, what was stored before is older than that.
-    world.sim.sleep(Duration::from_hours(30 * 24)).await;
-    look(world).await;
+    // However far the clock was set back, what was stored before is older than that. Nobody sets the clock of a server.
+    if world.host.has_own_faults() {
+        world.sim.set_clock_right();
+        // Whoever had the lease, nothing is deleted before its requests cannot arrive any more.
+        world.take_over().await;
+        world.sim.sleep(world.host.place.max_late() + 2 * MARGIN).await;
+    } else {
+        world.sim.sleep(Duration::from_hours(30 * 24)).await;
+    }
+    // What is not damaged is verified as a whole next, and restored after the collection.
+    look(world, world.damages != Damages::Nothing).await;
     world.heal().await;
+    if world.one_in(4) {
+        world.expect_costs().await;
+    }
     // The second store has no faults of its own. Once in a while is enough.
     for store in if world.one_in(4) { 0..2 } else { 0..1 } {
         world.tidy(store).await;
         world.collect_everything(store).await;
-        world.look(store).await;
+        world.look(store, true).await;
         world.expect_no_garbage(store).await;
     }
     if world.one_in(4) {
@@ -179,7 +197,7 @@ async fn end(world: &World) {
     if world.one_in(4) {
         world.delete_everything(0).await;
         world.collect_everything(0).await;
-        world.look(0).await;
+        world.look(0, true).await;
         world.expect_no_garbage(0).await;
     }
 }

@@ -3,9 +3,9 @@
 //! A [`Simulation`] makes a store in a [`Place`], and lets actors work there side by side: backups (new, incremental, encrypted, of trees,
 //! aborted), restores, deletions, prunings, collections of garbage, verifications, syncs, copies and moves, on loose and on packed stores.
 //! Futures are dropped in the middle. Calls fail, take long, lose their answers or are executed late or twice; deletions of many objects
-//! succeed in part; chunks are damaged; the clock jumps and the host sleeps; the host crashes and loses what was not flushed; a second
-//! instance takes the store over. The code of this crate above [`Backend`](crate::backend::Backend) and [`Runtime`](crate::rt::Runtime)
-//! is the real one.
+//! succeed in part; chunks and parts of the index are damaged; the clock jumps and the host sleeps; the host crashes and loses what was not
+//! flushed; a second instance takes the store over, or works beside the first. The code of this crate above
+//! [`Backend`](crate::backend::Backend) and [`Runtime`](crate::rt::Runtime) is the real one.
 //!
 //! After each history:
 //!
@@ -15,7 +15,7 @@
 //! * no protected snapshot was deleted, and no deleted one has come back;
 //! * two collections of garbage leave exactly the chunks that the snapshots need, or less than a whole pack more;
 //! * every call came to an end, and no error was of a kind that the faults do not explain;
-//! * the calls of the backend stayed below a bound.
+//! * a backup and a restore made few calls of the backend, and the whole history stayed below a bound.
 //!
 //! ```
 //! use larder::simulation::Simulation;
@@ -36,11 +36,15 @@
 
 mod backup;
 mod blocks;
+#[cfg(feature = "s3")]
+pub(crate) mod bucket;
 mod check;
+mod cost;
 mod damage;
 mod device;
 mod dice;
 mod host;
+mod index;
 mod keys;
 mod life;
 mod model;
@@ -50,6 +54,9 @@ mod place;
 mod relocate;
 mod remove;
 mod script;
+#[cfg(feature = "s3")]
+mod server;
+mod sharing;
 mod source;
 mod transfer;
 mod tree;
@@ -61,6 +68,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{Either, select};
 
@@ -69,14 +77,20 @@ use crate::simulation::device::{Device, Kind};
 use crate::simulation::host::Host;
 use crate::simulation::life::history;
 use crate::simulation::script::Script;
+#[cfg(feature = "s3")]
+use crate::simulation::server::Server;
 use crate::simulation::world::{Nature, World};
 
 pub use place::Place;
 
 /// No history has as much to do: it goes round in circles.
-const MAX_TIME: std::time::Duration = std::time::Duration::from_hours(10 * 365 * 24);
+const MAX_TIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// The most calls of the backend in a history, for each of its steps.
 const MAX_CALLS: u64 = 2000;
+
+/// One of so many histories has a server: its requests take most of the time.
+#[cfg(feature = "s3")]
+const SERVERS: u64 = 16;
 
 type Factory = dyn Fn(&SimRuntime, u64) -> Arc<dyn Place> + Send + Sync;
 
@@ -124,9 +138,13 @@ struct Choice<'a> {
 }
 
 impl Default for Simulation {
-    /// Histories in simulated places: a disk or a bucket, as the seed decides.
+    /// Histories in simulated places, as the seed decides: a disk, a bucket, or, with the feature `s3`, a server behind the S3 client.
     fn default() -> Self {
         Self::new(|sim, seed| {
+            #[cfg(feature = "s3")]
+            if seed % SERVERS == 6 {
+                return Arc::new(Server::new(sim, seed)) as Arc<dyn Place>;
+            }
             let kind = if seed.is_multiple_of(2) { Kind::Bucket } else { Kind::Disk };
             Arc::new(Device::new(sim, seed, kind))
         })
@@ -194,7 +212,9 @@ impl Simulation {
     fn run_with(&self, seed: u64, choice: &Choice<'_>) -> Result<History, Box<Failure>> {
         let sim = SimRuntime::new(seed);
         let place = (self.places)(&sim, seed);
-        let mut script = Script::of(seed, place.max_late());
+        let has_own_faults = place.own_faults(false);
+        let mut script = Script::of(seed, if has_own_faults { Duration::ZERO } else { place.max_late() });
+        script.faults |= has_own_faults;
         let mut steps = BTreeMap::new();
         let numbered = std::mem::take(&mut script.steps).into_iter().enumerate();
         for (number, step) in
@@ -207,7 +227,7 @@ impl Simulation {
             // Nothing may be left of an earlier history.
             let _ = std::fs::remove_dir_all(directory);
         }
-        let host = Host::new(&sim, place, script.is_packed, self.local.clone());
+        let host = Host::new(&sim, place, script.packs, self.local.clone());
         let (damages, faults, is_logged) = (script.damages, script.faults, choice.is_logged);
         let nature = Nature { damages, faults, is_logged, seed };
         let world = sim.block_on(World::new(&sim, host, nature));

@@ -101,8 +101,10 @@ impl Wide {
 /// The expected contents of the stores.
 #[derive(Debug)]
 pub(crate) struct Model {
-    /// Chunks of the first store that were damaged and may be bad, with the stored bytes of before.
-    pub bad: BTreeMap<Chunk, bytes::Bytes>,
+    /// Chunks of the first store that were damaged and may be bad.
+    pub bad: BTreeSet<Chunk>,
+    /// The index of the first store lacks something.
+    pub is_index_hurt: bool,
     /// At least one of the two exists, if no operation changed them since.
     links: Vec<[(Spot, u64); 2]>,
     pub locations: BTreeMap<Spot, Location>,
@@ -118,7 +120,8 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            bad: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            is_index_hurt: false,
             links: Vec::new(),
             locations: BTreeMap::new(),
             next_time: FIRST_TIME,
@@ -181,10 +184,10 @@ impl Model {
     /// Returns `true` if a chunk of every snapshot of that time may be bad in this store.
     pub(crate) fn is_hurt(&self, store: usize, time: BackupTime) -> bool {
         let is_bad = |chunk| match store {
-            0 => self.bad.contains_key(&chunk),
+            0 => self.bad.contains(&chunk),
             _ => self.silent.contains(&chunk),
         };
-        self.chunks(time).into_iter().any(is_bad)
+        (store == 0 && self.is_index_hurt) || self.chunks(time).into_iter().any(is_bad)
     }
 
     fn location(&mut self, spot: &Spot) -> &mut Location {
@@ -323,6 +326,10 @@ impl Model {
                 location.pending = 0;
                 location.version += 1;
                 location.guards += 1;
+                if location.guarded == Tri::No {
+                    // A move marks its destination before anything is there.
+                    location.guarded = Tri::Maybe;
+                }
             }
         }
     }

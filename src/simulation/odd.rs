@@ -1,8 +1,10 @@
 //! Operations that change no snapshot.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use crate::error::ErrorKind;
 use crate::format::name::Namespace;
+use crate::rt::Runtime as _;
 use crate::simulation::world::World;
 
 impl World {
@@ -16,7 +18,9 @@ impl World {
     }
 
     pub(crate) async fn change_clock(&self) {
-        let by = Duration::from_secs(self.below(200_000));
+        // A client does not believe a server whose clock is off by days.
+        let most = if self.host.has_own_faults() { 20_000 } else { 200_000 };
+        let by = Duration::from_secs(self.below(most));
         let forward = self.one_in(2);
         self.log(format_args!("clock: {by:?}, forward: {forward}"));
         if forward {
@@ -28,12 +32,16 @@ impl World {
     }
 
     /// The host sleeps: clocks go on, and timers do not.
-    pub(crate) fn suspend(&self) {
-        // A server does not sleep: what it executes late is not to come even later.
-        let most = if self.may_be_late() { 60 } else { 20_000 };
-        let time = Duration::from_secs(self.below(most));
+    pub(crate) async fn suspend(&self) {
+        // A place with late changes of its own does not know that the host sleeps.
+        let is_short = self.one_in(2) || self.host.has_own_faults();
+        let time = Duration::from_secs(self.below(if is_short { 60 } else { 20_000 }));
         self.log(format_args!("suspend for {time:?}"));
+        // A server does not sleep.
+        self.host.late.hasten(&self.sim, time).await;
         self.sim.suspend(time);
+        self.host.late.woke();
+        self.count("suspend");
     }
 
     /// Reads again what the place has.
@@ -50,6 +58,26 @@ impl World {
         }
     }
 
+    /// Makes this process the one that may change the first store.
+    pub(crate) async fn take_over(&self) {
+        let (store, group) = (self.store(0), Self::own_group());
+        for _ in 0..100 {
+            let time = self.model().new_time();
+            let taken =
+                async { store.backup(&group).time(SystemTime::from(time)).begin().await?.abort().await };
+            match taken.await {
+                Err(error) if error.kind() == ErrorKind::Busy => {
+                    self.sim.sleep(Duration::from_secs(10)).await;
+                }
+                Err(error) => {
+                    return self.violation(format_args!("the store cannot be taken over: {error}"));
+                }
+                Ok(()) => return,
+            }
+        }
+        self.violation(format_args!("the store stays busy"));
+    }
+
     /// A second instance takes the store over while the first still works.
     pub(crate) async fn hand_over(&self) {
         if self.host.has_local_state() || !self.host.place.hand_over() {
@@ -58,7 +86,9 @@ impl World {
         self.log(format_args!("hand over"));
         self.count("hand over");
         self.set_handed_over();
-        self.host.crashes().revoke();
+        if !self.host.has_own_faults() {
+            self.host.crashes().revoke();
+        }
         if let Some(store) = self.host.reopen().await {
             self.put_first(store);
         }

@@ -34,13 +34,25 @@ pub trait Place: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Begins or ends the faults that the place has by itself. Returns `true` if it has any: then it executes changes late by itself, and
+    /// keeps processes apart, and the history only lets calls fail. Default: it has none.
+    fn own_faults(&self, on: bool) -> bool {
+        let _ = on;
+        false
+    }
+
+    /// Returns `true` if two processes may have the place open and change it at the same time; default: no.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The longest time for which a listing may show an old state, by the clock of the runtime; default: zero.
     fn max_lag(&self) -> Duration {
         Duration::ZERO
     }
 
     /// The longest time after which a change that got no answer may still be executed, by the clock of the runtime; zero, the default, if none is. The
-    /// history lets changes be executed as late as that.
+    /// history lets changes be executed as late as that. They are executed in time also while the host sleeps.
     fn max_late(&self) -> Duration {
         Duration::ZERO
     }

@@ -17,9 +17,10 @@ impl World {
             return self.relocate_namespace(number, &store, moves).await;
         }
         self.log(format_args!("{number}: move {moves}: {group} into {target:?}"));
-        let pairs = self.begin_relocation(number, moves, |name| {
+        let destination = |name: &SnapshotName| {
             (name.group() == &group).then(|| group.clone().in_namespace(target.clone()))
-        });
+        };
+        let pairs = self.begin_relocation(number, moves, destination);
         let done = self.perhaps(async {
             if moves {
                 store.move_group(&group, &target).await
@@ -29,13 +30,16 @@ impl World {
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done.as_ref());
+        if !matches!(done, Some(Ok(_))) {
+            self.doubt_unknown(number, &pairs, destination);
+        }
     }
 
     async fn relocate_namespace(&self, number: usize, store: &Datastore, moves: bool) {
         let from: Namespace = self.pick(&["a", "a/b", "c", "d"]).unwrap().parse().unwrap();
         let to: Namespace = self.pick(&["d", "c", "a/b", "c/d"]).unwrap().parse().unwrap();
         self.log(format_args!("{number}: move {moves}: namespace {from:?} to {to:?}"));
-        let pairs = self.begin_relocation(number, moves, |name| {
+        let destination = |name: &SnapshotName| {
             let namespace = name.group().namespace();
             if !from.contains(namespace) {
                 return None;
@@ -43,7 +47,8 @@ impl World {
             let below = namespace.components().skip(from.components().count());
             let target = below.fold(to.clone(), |parent, name| parent.child(name).unwrap());
             Some(name.group().clone().in_namespace(target))
-        });
+        };
+        let pairs = self.begin_relocation(number, moves, destination);
         let done = self.perhaps(async {
             if moves {
                 store.move_namespace(&from, &to).await
@@ -53,6 +58,9 @@ impl World {
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done.as_ref());
+        if !matches!(done, Some(Ok(_))) {
+            self.doubt_unknown(number, &pairs, destination);
+        }
     }
 
     /// Tokens of sources and destinations.
@@ -100,7 +108,7 @@ impl World {
                 (DeleteOutcome::Unknown, DeleteOutcome::Unknown)
             }
         };
-        let mut model = self.model();
+        let (mut model, is_late) = (self.model(), self.may_be_busy_late());
         for Pair { destination, guarded, source } in pairs {
             let (from, to) = match of.get(&source.spot.1) {
                 None => nothing,
@@ -112,7 +120,8 @@ impl World {
                 Some(Relocated::NotReached | Relocated::Unfinished) => {
                     (DeleteOutcome::Same, DeleteOutcome::Same)
                 }
-                Some(Relocated::Busy(_)) => (DeleteOutcome::Same, DeleteOutcome::Unknown),
+                // Unless another process took the store over in the middle.
+                Some(Relocated::Busy(_)) if !is_late => (DeleteOutcome::Same, DeleteOutcome::Unknown),
                 Some(_) => (DeleteOutcome::Unknown, DeleteOutcome::Unknown),
             };
             let was_certain = source.was == Tri::Yes && model.version(&source.spot) == source.version;
@@ -137,6 +146,24 @@ impl World {
         drop(model);
         if let Some(Ok(done)) = done {
             self.doubt_new(number, pairs, done);
+        }
+    }
+
+    /// Snapshots that came meanwhile, and that a relocation without a report may have reached.
+    fn doubt_unknown(
+        &self,
+        number: usize,
+        pairs: &[Pair],
+        target: impl Fn(&SnapshotName) -> Option<GroupName>,
+    ) {
+        let mut model = self.model();
+        let names: Vec<_> = model.locations.keys().filter(|spot| spot.0 == number).cloned().collect();
+        for (_, name) in names.iter().filter(|spot| pairs.iter().all(|pair| pair.source.spot != **spot)) {
+            let Some(to) = target(name).filter(|to| to != name.group()) else { continue };
+            for spot in [(number, name.clone()), (number, to.snapshot(name.time()))] {
+                model.doubt(&spot);
+                model.guard(&spot, Tri::Maybe);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use crate::backend::fault::Action;
 use crate::backend::record::Method;
 use crate::error::ErrorKind;
 use crate::simulation::dice::Dice;
+use crate::store::PackOptions;
 
 /// An operation of an actor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +48,21 @@ pub(crate) struct Step {
     pub round: u64,
 }
 
+/// The objects that are damaged behind the back of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damages {
+    Chunks,
+    /// Segments of the index of a packed store.
+    Index,
+    Nothing,
+}
+
 /// A whole history, as far as it is decided before it begins.
 #[derive(Debug)]
 pub(crate) struct Script {
-    pub damages: bool,
+    pub damages: Damages,
     pub faults: bool,
-    pub is_packed: bool,
+    pub packs: Option<PackOptions>,
     pub rounds: u64,
     pub steps: Vec<Step>,
 }
@@ -62,7 +72,12 @@ impl Script {
     pub(crate) fn of(seed: u64, max_late: Duration) -> Self {
         let mut dice = Dice::new(seed);
         let (damages, faults) = (dice.one_in(2), !dice.one_in(4));
-        let is_packed = is_packed(seed);
+        let packs = packs(seed);
+        let damages = match packs {
+            _ if !damages => Damages::Nothing,
+            Some(_) if dice.one_in(3) => Damages::Index,
+            _ => Damages::Chunks,
+        };
         let rounds = 1 + dice.below(3);
         let mut steps = Vec::new();
         for round in 0..rounds {
@@ -86,7 +101,7 @@ impl Script {
                 }
             }
         }
-        Self { damages, faults, is_packed, rounds, steps }
+        Self { damages, faults, packs, rounds, steps }
     }
 
     /// The steps of a round.
@@ -95,9 +110,11 @@ impl Script {
     }
 }
 
-/// The layout of the store.
-pub(crate) fn is_packed(seed: u64) -> bool {
-    Dice::new(seed.rotate_left(32)).one_in(2)
+/// The layout of the store. A backup fills several small packs.
+fn packs(seed: u64) -> Option<PackOptions> {
+    let mut dice = Dice::new(seed.rotate_left(32));
+    let packs = dice.one_in(2).then(PackOptions::default)?;
+    Some(if dice.one_in(3) { packs } else { packs.target_exactly(6000 << dice.below(4)) })
 }
 
 fn late(dice: &mut Dice, max_late: Duration) -> Duration {
@@ -137,7 +154,7 @@ fn late_deletion(dice: &mut Dice, max_late: Duration) -> Event {
     Event::Fault { action, count: 1, method: Method::Delete, nth: 1 + dice.below(3), only_chunks: true }
 }
 
-fn operation(dice: &mut Dice, damages: bool) -> Operation {
+fn operation(dice: &mut Dice, damages: Damages) -> Operation {
     match dice.below(100) {
         0..31 => Operation::BackUp,
         31..41 => Operation::Restore,
@@ -155,7 +172,7 @@ fn operation(dice: &mut Dice, damages: bool) -> Operation {
         92 => Operation::Refresh,
         93 => Operation::HandOver,
         94 => Operation::CreateNamespace,
-        _ if damages => Operation::Damage,
+        _ if damages != Damages::Nothing => Operation::Damage,
         _ => Operation::BackUp,
     }
 }

@@ -1,6 +1,6 @@
-//! Syncs from the first store to the second.
+//! Syncs between the two stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::format::name::{Namespace, SnapshotName};
@@ -13,14 +13,16 @@ impl World {
     pub(crate) async fn sync(&self) {
         let removes = self.one_in(6);
         let options = self.sync_options(removes);
-        self.log(format_args!("sync: {options:?}"));
-        let root = Wide { group: None, namespace: Namespace::root(), store: 1 };
+
+        let (from, to) = if self.one_in(3) { (1, 0) } else { (0, 1) };
+        let root = Wide { group: None, namespace: Namespace::root(), store: to };
+        self.log(format_args!("sync from {from} to {to}: {options:?}"));
         let wide = removes.then(|| self.model().begin_wide(root));
-        let (source, target) = (self.store(0), self.store(1));
+        let (source, target) = (self.store_of_any(from), self.store_of_any(to));
         let tokens: Vec<_> = {
             let mut model = self.model();
-            let names = model.possible(0).into_iter();
-            names.map(|name| model.begin((1, name), Intent::Create)).collect()
+            let names = model.possible(from).into_iter();
+            names.map(|name| model.begin((to, name), Intent::Create)).collect()
         };
         let work = async { sync::plan(&source, &target, options).await?.execute().await };
         let done = self.perhaps(work).await;
@@ -36,8 +38,15 @@ impl World {
             self.model().end_wide(number, &[]);
         }
         let is_new = |name: &SnapshotName| !tokens.iter().any(|token| token.spot.1 == *name);
-        for name in fates.keys().filter(|name| is_new(name)) {
-            self.model().doubt(&(1, name.clone()));
+        let mut reached: BTreeSet<_> = fates.keys().cloned().collect();
+        if !matches!(done, Some(Ok(_))) {
+            // Also what came meanwhile.
+            reached.extend(
+                self.model().locations.keys().filter(|spot| spot.0 == from).map(|spot| spot.1.clone()),
+            );
+        }
+        for name in reached.iter().filter(|name| is_new(name)) {
+            self.model().doubt(&(to, name.clone()));
         }
     }
 

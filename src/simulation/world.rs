@@ -18,6 +18,7 @@ use crate::rt::{Runtime as _, SimRuntime};
 use crate::simulation::dice::Dice;
 use crate::simulation::host::Host;
 use crate::simulation::model::{DeleteOutcome, Model, Token};
+use crate::simulation::script::Damages;
 use crate::store::{Datastore, Options};
 
 /// Everything that a history is about, in the hands of one step: its own dice decide what it does, so that a history without another
@@ -31,9 +32,10 @@ pub(crate) struct World {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub aborts: Mutex<Vec<AbortHandle>>,
+    /// The first store in a second process, which runs beside the other one.
+    beside: Mutex<Option<Datastore>>,
     counts: Mutex<BTreeMap<String, u64>>,
-    /// Chunks may be damaged.
-    pub damages: bool,
+    pub damages: Damages,
     /// Requests may fail.
     pub faults: bool,
     handed_over: AtomicBool,
@@ -56,7 +58,7 @@ impl Deref for World {
 /// Facts that hold for a whole history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Nature {
-    pub damages: bool,
+    pub damages: Damages,
     pub faults: bool,
     pub is_logged: bool,
     pub seed: u64,
@@ -76,6 +78,7 @@ impl World {
         }
         let shared = Shared {
             aborts: Mutex::default(),
+            beside: Mutex::default(),
             counts: Mutex::default(),
             damages: nature.damages,
             faults: nature.faults,
@@ -113,7 +116,24 @@ impl World {
     /// Mostly the first store.
     pub(crate) fn a_store(&self) -> (usize, Datastore) {
         let number = usize::from(self.one_in(8));
-        (number, self.store(number))
+        (number, self.store_of_any(number))
+    }
+
+    /// A store in the hands of one of the processes that have it open.
+    pub(crate) fn store_of_any(&self, number: usize) -> Datastore {
+        let beside = self.beside.lock().unwrap().clone();
+        match beside {
+            Some(beside) if number == 0 && self.one_in(2) => beside,
+            _ => self.store(number),
+        }
+    }
+
+    /// Opens the first store in a second process, if the place can be shared.
+    pub(crate) async fn open_beside(&self) {
+        if self.host.place.is_shared() && !self.host.has_local_state() {
+            let beside = self.host.open_beside().await;
+            *self.beside.lock().unwrap() = Some(beside);
+        }
     }
 
     pub(crate) fn store(&self, number: usize) -> Datastore {
@@ -126,6 +146,7 @@ impl World {
         // A placeholder: the second store, for a moment in which no operation looks.
         let other = stores[1].clone();
         stores[0] = other;
+        *self.beside.lock().unwrap() = None;
     }
 
     pub(crate) fn put_first(&self, store: Datastore) {
@@ -186,6 +207,11 @@ impl World {
         (self.faults || self.has_handed_over()) && self.host.may_be_late()
     }
 
+    /// Returns `true` if an operation may have had effects before it found something busy.
+    pub(crate) fn may_be_busy_late(&self) -> bool {
+        self.may_be_late() || self.host.place.is_shared()
+    }
+
     pub(crate) fn has_crashed(&self) -> bool {
         self.host.crashes().has_crashed()
     }
@@ -235,7 +261,9 @@ impl World {
     pub(crate) fn after_failure(&self, kind: ErrorKind) -> DeleteOutcome {
         self.expect_kind(kind);
         match kind {
-            ErrorKind::Busy if self.may_be_late() => DeleteOutcome::Unknown,
+            ErrorKind::Busy if self.may_be_busy_late() => DeleteOutcome::Unknown,
+            // A server refuses requests whose time is wrong.
+            ErrorKind::Denied if self.host.has_own_faults() => DeleteOutcome::Unknown,
             ErrorKind::AlreadyExists
             | ErrorKind::Busy
             | ErrorKind::Conflict
@@ -249,7 +277,7 @@ impl World {
     pub(crate) fn expect_kind(&self, kind: ErrorKind) {
         let is_expected = match kind {
             ErrorKind::Unavailable => self.faults,
-            ErrorKind::Corrupt => self.damages,
+            ErrorKind::Corrupt => self.damages != Damages::Nothing,
             ErrorKind::Internal
             | ErrorKind::Full
             | ErrorKind::KeyRequired

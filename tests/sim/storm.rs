@@ -22,12 +22,12 @@ use larder::backend::{Ownership, S3Backend};
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{Namespace, SnapshotName};
 use larder::gc::{self, GcOptions};
+use larder::internal::sim_bucket::{SimBucket, Weather, Wire};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, SimRuntime};
 use larder::s3::{Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials, Support};
 use larder::store::{Datastore, Options, SnapshotState};
 use larder_testing::gc_scene::{CHUNK, OnFailure, check, data, group};
-use larder_testing::sim_bucket::{SimBucket, Weather, Wire};
 
 const GRACE: Duration = Duration::from_hours(1);
 const GROUPS: [&str; 3] = ["host/keep", "host/a", "vm/7"];

@@ -16,8 +16,6 @@ pub mod s3_server;
 #[cfg(all(feature = "s3", feature = "testing"))]
 pub mod s3_store;
 pub mod side;
-#[cfg(all(feature = "s3", feature = "testing"))]
-pub mod sim_bucket;
 pub mod tree;
 #[cfg(feature = "testing")]
 pub mod watched;

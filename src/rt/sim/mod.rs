@@ -149,6 +149,12 @@ impl SimRuntime {
         self.inner.state().clock_behind += by;
     }
 
+    /// Sets the wall clock right. The monotonic clock is unaffected.
+    pub(crate) fn set_clock_right(&self) {
+        let mut state = self.inner.state();
+        (state.clock_ahead, state.clock_behind) = (Duration::ZERO, Duration::ZERO);
+    }
+
     /// Suspends the host for this time: wall clock and monotonic clock advance, timers do not.
     pub(crate) fn suspend(&self, time: Duration) {
         self.inner.state().suspended += time;

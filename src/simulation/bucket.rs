@@ -1,21 +1,26 @@
 //! A bucket in virtual time: answers that are lost, requests that arrive late, and listings that lag.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use larder::format::Digest;
-use larder::http::{Header, HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
-use larder::internal::wire::uri;
-use larder::rt::{Runtime, SimRuntime};
 
-use crate::fault_server::date;
+use crate::calendar::{self, DateTime};
+use crate::format::Digest;
+use crate::http::{Header, HttpTransport, Progress, Request, Response, TransportError, TransportErrorKind};
+use crate::rt::{Runtime, SimRuntime};
+use crate::wire::uri;
+
+/// Start of virtual time.
+const BEGIN: u64 = 1_735_689_600;
+/// The most by which the time of a signature may differ from that of the server.
+const MAX_SKEW: Duration = Duration::from_mins(15);
 
 /// How badly the bucket behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     /// The number of failing requests of a thousand.
     pub faults: u64,
@@ -44,6 +49,7 @@ struct State {
     objects: BTreeMap<String, Object>,
 }
 
+/// A bucket, and the server that has it.
 pub struct SimBucket {
     sim: SimRuntime,
     state: Mutex<State>,
@@ -53,20 +59,23 @@ pub struct SimBucket {
 /// The way of one process to the bucket. Each process sees an identity of the store of its own, so that nothing that the processes
 /// have in memory is shared.
 pub struct Wire {
+    /// The bucket.
     pub bucket: Arc<SimBucket>,
+    /// The identity that the process sees.
     pub uuid: String,
 }
 
 type Answer = (u16, Vec<(&'static str, String)>, Bytes);
 
 impl SimBucket {
+    /// An empty bucket in fine weather.
     pub fn new(sim: &SimRuntime) -> Arc<Self> {
-        let weather = Weather { faults: 0, lag: Duration::ZERO, late: Duration::ZERO };
-        Arc::new(Self { sim: sim.clone(), state: Mutex::default(), weather: Mutex::new(weather) })
+        Arc::new(Self { sim: sim.clone(), state: Mutex::default(), weather: Mutex::default() })
     }
 
+    /// Changes the weather.
     pub fn set_weather(&self, weather: Weather) {
-        *self.weather.lock().unwrap() = weather;
+        *self.weather() = weather;
         if weather.lag.is_zero() {
             self.state().ghosts.clear();
         }
@@ -83,12 +92,21 @@ impl SimBucket {
         Duration::from_millis(self.draw(u64::try_from(most.as_millis()).unwrap() + 1))
     }
 
+    fn weather(&self) -> MutexGuard<'_, Weather> {
+        self.weather.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time by the clock of the server, which nobody sets.
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(BEGIN) + self.sim.monotonic()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, key: &str, object: Option<Object>) {
-        let lag = self.weather.lock().unwrap().lag;
+        let lag = self.weather().lag;
         let until = self.sim.monotonic() + self.up_to(lag);
         let mut state = self.state();
         let before = match object {
@@ -103,7 +121,7 @@ impl SimBucket {
 
     fn put(&self, key: &str, body: Bytes) -> String {
         let tag = format!("\"{}\"", &Digest::of(&body).to_string()[..32]);
-        self.change(key, Some(Object { body, modified: self.sim.now(), tag: tag.clone() }));
+        self.change(key, Some(Object { body, modified: self.now(), tag: tag.clone() }));
         tag
     }
 
@@ -118,6 +136,9 @@ impl SimBucket {
         };
         let found = self.state().objects.get(&key).cloned();
         let refused = |status, code: &str| (status, Vec::new(), error(code));
+        if header("x-amz-date").and_then(signed_at).is_some_and(|signed| self.is_skewed(signed)) {
+            return refused(403, "RequestTimeTooSkewed");
+        }
         if key.is_empty() {
             return match request.method {
                 "POST" => self.delete_many(&request.body),
@@ -146,7 +167,7 @@ impl SimBucket {
                     let tag = self.put(&key, source.body);
                     let done = format!(
                         "<CopyObjectResult><ETag>{tag}</ETag><LastModified>{}</LastModified></CopyObjectResult>",
-                        date::iso(self.sim.now())
+                        iso(self.now())
                     );
                     (200, Vec::new(), done.into())
                 }
@@ -157,7 +178,7 @@ impl SimBucket {
             }
             ("GET" | "HEAD", None) => refused(404, "NoSuchKey"),
             (method, Some(object)) => {
-                let mut headers = vec![("etag", object.tag), ("last-modified", date::http(object.modified))];
+                let mut headers = vec![("etag", object.tag), ("last-modified", http(object.modified))];
                 if method == "HEAD" {
                     headers.push(("content-length", object.body.len().to_string()));
                     return (200, headers, Bytes::new());
@@ -173,6 +194,11 @@ impl SimBucket {
         }
     }
 
+    fn is_skewed(&self, signed: SystemTime) -> bool {
+        let now = self.now();
+        now.duration_since(signed).or_else(|_| signed.duration_since(now)).is_ok_and(|skew| skew > MAX_SKEW)
+    }
+
     /// Removes a group, and unreferenced chunks of this age, as a program without a lease does. Returns the number of removed chunks.
     pub fn forget_and_collect(&self, group: &str, age: Duration) -> usize {
         let keys: Vec<_> = self.state().objects.keys().cloned().collect();
@@ -185,7 +211,7 @@ impl SimBucket {
             let digests = index.body[4096..].as_chunks::<32>().0.iter();
             named.extend(digests.map(|digest| Digest::from(*digest).to_string()));
         }
-        let before = self.sim.now() - age;
+        let before = self.now() - age;
         let is_garbage = |key: &str, object: &Object| {
             let name = key.strip_prefix("store/.chunks/").and_then(|chunk| chunk.split_once('/'));
             name.is_some_and(|(_, name)| !named.contains(name) && object.modified < before)
@@ -199,10 +225,16 @@ impl SimBucket {
 
     fn delete_many(&self, body: &[u8]) -> Answer {
         let text = String::from_utf8(body.to_vec()).unwrap();
+        let (mut failed, faults) = (String::new(), self.weather().faults);
         for part in text.split("<Key>").skip(1) {
-            self.change(part.split("</Key>").next().unwrap(), None);
+            let key = part.split("</Key>").next().unwrap();
+            if self.draw(1000) < faults {
+                let _ = write!(failed, "<Error><Key>{key}</Key><Code>InternalError</Code></Error>");
+            } else {
+                self.change(key, None);
+            }
         }
-        (200, Vec::new(), Bytes::from_static(b"<DeleteResult></DeleteResult>"))
+        (200, Vec::new(), format!("<DeleteResult>{failed}</DeleteResult>").into())
     }
 
     fn list(&self, query: &str) -> Answer {
@@ -217,14 +249,18 @@ impl SimBucket {
         let now = self.sim.monotonic();
         let mut state = self.state();
         state.ghosts.retain(|_, ghost| ghost.until > now);
-        let mut shown = state.objects.clone();
-        for (key, ghost) in &state.ghosts {
-            match &ghost.object {
-                Some(object) => _ = shown.insert(key.clone(), object.clone()),
-                None => _ = shown.remove(key),
+        let mut outdated = None;
+        if !state.ghosts.is_empty() {
+            let mut shown = state.objects.clone();
+            for (key, ghost) in &state.ghosts {
+                match &ghost.object {
+                    Some(object) => _ = shown.insert(key.clone(), object.clone()),
+                    None => _ = shown.remove(key),
+                }
             }
+            outdated = Some(shown);
         }
-        drop(state);
+        let shown = outdated.as_ref().unwrap_or(&state.objects);
         let (mut lines, mut last, mut more, mut count) = (String::new(), String::new(), false, 0);
         for (key, object) in shown.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
             let folded = key[prefix.len()..].split_once('/').filter(|_| !delimiter.is_empty());
@@ -243,7 +279,7 @@ impl SimBucket {
                 Some(_) => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
                 None => format!(
                     "<Contents><Key>{name}</Key><LastModified>{}</LastModified><ETag>{}</ETag><Size>{}</Size></Contents>",
-                    date::iso(object.modified),
+                    iso(object.modified),
                     object.tag.replace('"', "&quot;"),
                     object.body.len()
                 ),
@@ -262,6 +298,14 @@ impl SimBucket {
     }
 }
 
+/// Without the contents, which are long.
+impl fmt::Debug for SimBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let weather = *self.weather();
+        f.debug_struct("SimBucket").field("weather", &weather).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wire({})", self.uuid)
@@ -272,7 +316,7 @@ impl fmt::Debug for Wire {
 impl HttpTransport for Wire {
     async fn exchange(&self, request: &Request) -> Result<Response, TransportError> {
         let (bucket, sim) = (&self.bucket, &self.bucket.sim);
-        let weather = *bucket.weather.lock().unwrap();
+        let weather = *bucket.weather();
         sim.sleep(bucket.up_to(Duration::from_millis(40))).await;
         if request.not_after.is_some_and(|end| sim.monotonic() >= end) {
             return Err(TransportError::new(
@@ -322,7 +366,7 @@ impl Wire {
             }
             _ => body,
         };
-        let time = ("date", date::http(self.bucket.sim.now()));
+        let time = ("date", http(self.bucket.now()));
         let headers = headers.into_iter().chain([time]);
         let headers = headers.map(|(name, value)| Header { name: name.into(), value });
         Response::new(status, headers.collect(), body)
@@ -331,4 +375,35 @@ impl Wire {
 
 fn error(code: &str) -> Bytes {
     format!("<Error><Code>{code}</Code></Error>").into()
+}
+
+/// `19941106T084937Z`
+fn signed_at(text: &str) -> Option<SystemTime> {
+    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    let part = |text: &str, from: usize, to: usize| text.get(from..to)?.parse().ok();
+    let (year, month, day) = (part(date, 0, 4)?, part(date, 4, 6)?, part(date, 6, 8)?);
+    let (hour, minute, second) = (part(clock, 0, 2)?, part(clock, 2, 4)?, part(clock, 4, 6)?);
+    calendar::system_time(DateTime { year, month, day, hour, minute, second }.to_epoch()?)
+}
+
+fn epoch(time: SystemTime) -> i64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT`
+fn http(time: SystemTime) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = epoch(time);
+    let DateTime { year, month, day, hour, minute, second } = DateTime::from_epoch(seconds);
+    let at = |number: i64| usize::try_from(number).unwrap();
+    let (weekday, month) = (DAYS[at(seconds / 86400 % 7)], MONTHS[at(month - 1)]);
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
+/// `1994-11-06T08:49:37.000Z`
+fn iso(time: SystemTime) -> String {
+    let DateTime { year, month, day, hour, minute, second } = DateTime::from_epoch(epoch(time));
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.000Z")
 }
