@@ -866,7 +866,7 @@ fn random_copies_moves_and_deletions_match_a_model() {
 #[test]
 fn a_move_that_cannot_read_the_manifest_loses_no_file_that_listings_do_not_show() {
     block_on(async {
-        let faulty = Arc::new(FaultBackend::new(memory()));
+        let faulty = Arc::new(FaultBackend::new(memory(1000)));
         let watched = Watched::bucket(Arc::<FaultBackend>::clone(&faulty));
         let backend = Arc::clone(&watched) as Arc<dyn Backend>;
         let store = new_store(&backend, &["a"]).await;
