@@ -46,6 +46,9 @@ impl World {
         }
         self.sim.sleep(self.host.place.max_late() + 2 * MARGIN).await;
         self.rebuild_index().await.unwrap();
+        // Until listings show the new segment, this process may not find its chunks.
+        self.settle().await;
+        self.sim.sleep(MARGIN).await;
         self.model().is_index_hurt = false;
     }
 
