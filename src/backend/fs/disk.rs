@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, Flock, FlockArg};
+use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::UtimensatFlags;
 use nix::sys::time::TimeSpec;
+use rustix::fs::FlockOperation;
 
 use crate::backend::fs::call::{FreeSpace, is_refused, named};
 use crate::backend::fs::disk_op::{DiskCall, DiskOp};
 use crate::backend::fs::filesystems::{self, Filesystems};
+use crate::backend::fs::locked_file::LockedFile;
 #[cfg(feature = "testing")]
 use crate::backend::fs::replay::DiskRecord;
 use crate::backend::fs::version::inode_of;
@@ -413,7 +415,7 @@ impl Disk {
 }
 
 /// Waits for the lock under which files are created. Its holder looks up a name and renames a file.
-fn lock_creation(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Flock<File>> {
+fn lock_creation(path: &Path, owner: Option<(u32, u32)>) -> io::Result<LockedFile> {
     let give = |path: &Path| match owner {
         Some((uid, gid)) if fs::symlink_metadata(path)?.uid() != uid => {
             std::os::unix::fs::lchown(path, Some(uid), Some(gid))
@@ -428,5 +430,5 @@ fn lock_creation(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Flock<Fil
     options.read(true).write(true).create(true).truncate(false).mode(0o660);
     let file = options.custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path)?;
     give(path)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+    Ok(LockedFile::lock(file, FlockOperation::LockExclusive)?)
 }

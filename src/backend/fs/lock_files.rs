@@ -31,18 +31,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::backend::fs::call::{FreeSpace, is_full};
 use crate::backend::fs::lock_names::{HASHED, JOURNAL, lock_file, locked_object};
 use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
+use crate::backend::fs::locked_file::LockedFile;
 use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ENCLOSURE;
 use crate::rt::Runtime;
 
+const ALONE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
 const LOCK_MODE: u32 = 0o660;
 
 /// A store, by the device and the inode of its chunks.
@@ -118,12 +120,11 @@ impl LockDirectory {
                 Ok(Opened::File(file)) => file,
                 Err(error) => return Err(failed(error)),
             };
-            let how =
-                if mode.is_alone() { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-            let file = match Flock::lock(file, how) {
+            let how = if mode.is_alone() { ALONE } else { FlockOperation::NonBlockingLockShared };
+            let file = match LockedFile::lock(file, how) {
                 Ok(file) => file,
-                Err((_, Errno::EAGAIN)) => return Err(busy()),
-                Err((_, error)) => return Err(failed(error.into())),
+                Err(Errno::AGAIN) => return Err(busy()),
+                Err(error) => return Err(failed(error.into())),
             };
             let identity = file.metadata().map(|metadata| identity(&metadata)).map_err(failed)?;
             let place = Place { identity, path: path.clone(), runtime: Arc::clone(runtime) };
@@ -160,8 +161,9 @@ impl LockDirectory {
 
     fn make(&self, path: &Path, mode: LockMode) -> io::Result<Opened> {
         // Where a directory cannot be locked, no process locks one instead of a file.
-        let making = File::open(&self.root).map(|root| Flock::lock(root, FlockArg::LockSharedNonblock));
-        if let Ok(Err((_, Errno::EAGAIN))) = &making {
+        let making =
+            File::open(&self.root).map(|root| LockedFile::lock(root, FlockOperation::NonBlockingLockShared));
+        if let Ok(Err(Errno::AGAIN)) = &making {
             return Ok(match DirectoryLock::of_this_process(self.store) {
                 _ if !mode.is_alone() => Opened::Nothing,
                 Some(lock) => Opened::Directory(lock),
@@ -229,7 +231,7 @@ impl LockDirectory {
     fn remove_unheld(&self, name: &Path) {
         let path = self.path.join(name);
         let Ok(file) = lock_file_options().create(false).open(&path) else { return };
-        let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return };
+        let Ok(file) = LockedFile::lock(file, ALONE) else { return };
         let (found, locked) = (fs::symlink_metadata(&path), file.metadata());
         if let (Ok(found), Ok(locked)) = (found, locked)
             && !Claim::excludes(self.store, name, LockMode::Exclusive)
@@ -255,7 +257,7 @@ pub(super) struct FileGuard {
 #[derive(Debug)]
 enum Held {
     Directory(AbsentPlace),
-    File(Flock<File>, Place),
+    File(LockedFile, Place),
     Nothing,
 }
 
@@ -311,7 +313,7 @@ impl LockGuard for FileGuard {
         let runtime = Arc::clone(&place.runtime);
         let remove = move || {
             // With other shared holders the file must stay: they would hold the lock of a removed file.
-            if file.relock(FlockArg::LockExclusiveNonblock).is_ok() && place.is_held() {
+            if file.relock(ALONE).is_ok() && place.is_held() {
                 // A file that cannot be removed has no effect.
                 let _ = fs::remove_file(&place.path);
             }
@@ -328,7 +330,7 @@ impl LockGuard for FileGuard {
 #[derive(Debug)]
 struct DirectoryLock {
     #[expect(dead_code, reason = "held, not read")]
-    root: Flock<File>,
+    root: LockedFile,
 }
 
 impl DirectoryLock {
@@ -349,14 +351,14 @@ impl DirectoryLock {
         if let Some(lock) = open.get(&store).and_then(Weak::upgrade) {
             return Ok(Some(lock));
         }
-        match Flock::lock(File::open(root)?, FlockArg::LockExclusiveNonblock) {
+        match LockedFile::lock(File::open(root)?, ALONE) {
             Ok(root) => {
                 let lock = Arc::new(Self { root });
                 open.insert(store, Arc::downgrade(&lock));
                 Ok(Some(lock))
             }
-            Err((_, Errno::EAGAIN)) => Ok(None),
-            Err((_, error)) => Err(error.into()),
+            Err(Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }
