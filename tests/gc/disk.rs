@@ -370,3 +370,32 @@ fn a_collection_of_a_pbs_store_matches_the_counts_of_pbs() {
         drop(plan);
     });
 }
+
+/// Proves H34.
+///
+/// No listing shows the directories of single objects.
+#[test]
+fn temporary_files_of_single_objects_are_removed_when_they_are_old() {
+    let directory = larder_testing::scratch();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (_, store) = created(&root).await;
+        drop(back_up(&store, "host/a", &[1, 2]).await.unwrap());
+        let objects = [".gc-status", ".larder-clock", ".larder/store.json", ".larder/suspects"];
+        for object in objects {
+            for suffix in ["tmp_OldOld", "tmp_NewNew", "txt"] {
+                let path = root.join(format!("{object}.{suffix}"));
+                fs::write(&path, "torn").unwrap();
+                if suffix == "tmp_OldOld" {
+                    filetime::set_file_mtime(&path, FileTime::from_unix_time(1000, 0)).unwrap();
+                }
+            }
+        }
+        assert_eq!(collected(&store, at_once()).await.leftovers, objects.len() as u64);
+        for object in objects {
+            let is_there = |suffix| root.join(format!("{object}.{suffix}")).exists();
+            assert_eq!(["tmp_OldOld", "tmp_NewNew", "txt"].map(is_there), [false, true, true], "{object}");
+        }
+        assert_eq!(check_all(&store).await, 1);
+    });
+}

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::backend::fs::CLOCK;
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::kind::{Kind, is_index, is_place_of_content, why_unreadable};
 use crate::backend::fs::objects::{Inner, failure, is_snapshot, parent, temporary_of, without_enclosure};
@@ -56,14 +57,15 @@ pub(super) fn get_orphan(disk: &Disk, orphan: &Orphan, limit: u64) -> Result<Byt
     if bytes.len() as u64 > limit { too_large() } else { Ok(bytes.into()) }
 }
 
-/// Removes the temporary files among the foreign paths of a listing that were not changed for at least `age`, and returns their number.
+/// Removes the temporary files among the foreign paths of a listing, and those that no listing shows, which were not changed for at least
+/// `age`. Returns their number.
 pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Duration) -> Result<u64> {
     let mut removed = 0;
-    for path in foreign {
-        let Some(key) = temporary_of(path).and_then(Key::parse) else { continue };
-        let is_of_a_put =
-            matches!(key, Key::Chunk(_) | Key::Pack(_) | Key::Quarantined(..) | Key::Segment(_))
-                || (key.exposed().is_content() && !matches!(key.exposed(), Key::Namespace(_)));
+    let unlisted = unlisted(&inner.disk)?;
+    for path in foreign.iter().chain(&unlisted) {
+        let Some(object) = temporary_of(path) else { continue };
+        let is_of_a_put = object == CLOCK
+            || Key::parse(object).is_some_and(|key| !matches!(key.exposed(), Key::Namespace(_)));
         if !is_of_a_put {
             continue;
         }
@@ -85,6 +87,19 @@ pub(super) fn remove(inner: &Inner, foreign: &[String], now: SystemTime, age: Du
         remove_empty(inner, parent(path));
     }
     Ok(removed)
+}
+
+/// Files in the directories of single objects, which no listing shows.
+fn unlisted(disk: &Disk) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for directory in ["", ".larder/"] {
+        let failed = |error| failure(error, "look for leftovers in", disk.root().join(directory).display());
+        for entry in read_directory(disk, directory).map_err(failed)?.into_iter().flatten() {
+            let name = entry.map_err(failed)?.file_name();
+            files.extend(name.to_str().map(|name| format!("{directory}{name}")));
+        }
+    }
+    Ok(files)
 }
 
 /// Removes the directory of a snapshot or a group if it is empty, and then that of the group.
