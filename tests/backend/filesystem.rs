@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::{
-    Backend, Coordination, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, LockMode, LockReach,
-    LockScope, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
+    Backend, Coordination, Deleted, FsBackend, FsOptions, Housekeeping, ListEntry, ListQuery, LockMode,
+    LockReach, LockScope, PrefixDirectories, PutMode, Removal, SyncLevel, Touched,
 };
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -620,4 +620,28 @@ fn the_longest_namespace_can_be_locked() {
     let (name, last) = ("a".repeat(36), "b".repeat(34));
     let group = format!("{}ns/{last}/vm/100", format!("ns/{name}/").repeat(6));
     block_on(backend.lock(&LockScope::Group(group.parse().unwrap()), LockMode::Exclusive)).unwrap();
+}
+
+/// Proves H57.
+///
+/// No listing shows the directories that a crash left after it removed what was in them.
+#[test]
+fn a_namespace_with_nothing_but_empty_directories_is_deleted() {
+    let directory = larder_testing::scratch();
+    let root = directory.path().join("store");
+    let backend = create(&root);
+    let namespace = Key::Namespace("a".parse().unwrap());
+    let delete = || block_on(backend.delete(&[Removal::any(namespace.clone())])).unwrap().remove(0);
+    block_on(backend.put(&namespace, Bytes::new(), PutMode::Create)).unwrap();
+    for path in ["vm/1/2025-07-14T14:20:02Z", "vm/1/2025-07-15T14:20:02Z", "ct/2", "host/x"] {
+        fs::create_dir_all(root.join("ns/a").join(path)).unwrap();
+    }
+    fs::write(root.join("ns/a/vm/1/2025-07-14T14:20:02Z/index.json.blob.tmp_AbCdEf"), "torn").unwrap();
+    let owner = root.join("ns/a/host/x/owner");
+    fs::write(&owner, "me@pam").unwrap();
+    assert_eq!(delete().unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(fs::read(&owner).unwrap(), b"me@pam");
+    fs::remove_file(owner).unwrap();
+    assert_eq!(delete().unwrap(), Deleted::Removed);
+    assert!(!root.join("ns/a").exists());
 }

@@ -56,6 +56,7 @@ mod chunks;
 mod create;
 mod disk;
 mod disk_op;
+mod empty;
 mod filesystems;
 mod info;
 mod journal;

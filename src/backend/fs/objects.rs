@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -313,34 +313,7 @@ impl Inner {
         Ok(Deleted::Removed)
     }
 
-    /// Removes the directory of a snapshot or group, and the group of a snapshot, if they are empty. A failure is ignored: files that
-    /// keep the directory are visible in listings.
-    fn remove_empty(&self, directory: &str) {
-        let is_snapshot = is_snapshot(directory);
-        if is_snapshot {
-            self.remove_temporaries(directory);
-        }
-        if self.disk.remove_directory(directory).is_ok() {
-            self.changed(parent(directory));
-            if is_snapshot {
-                self.remove_empty(parent(directory));
-            }
-        }
-    }
-
-    /// Removes temporary files of a dead writer from the directory of a snapshot that contains nothing else.
-    fn remove_temporaries(&self, directory: &str) {
-        let Ok(entries) = self.disk.at_directory(directory).and_then(fs::read_dir) else { return };
-        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
-        let names: Option<Vec<_>> =
-            names.iter().map(|name| name.to_str().filter(|name| is_temporary(name))).collect();
-        for name in names.unwrap_or_default() {
-            // A file that cannot be removed keeps the directory, which stays visible.
-            let _ = self.disk.remove_file(&format!("{directory}/{name}"));
-        }
-    }
-
-    /// Removes the directory of a namespace, with its empty directories for types and namespaces.
+    /// Removes the directory of a namespace, with its empty directories for types, groups and namespaces.
     fn delete_namespace(&self, removal: &Removal, directory: &str) -> Result<Deleted> {
         let Removal { key, version: wanted } = removal;
         if let Some(wanted) = wanted {
@@ -353,6 +326,9 @@ impl Inner {
             }
         }
         for child in ["ct", "host", "ns", "vm"] {
+            if child != "ns" {
+                self.remove_empty_groups(&format!("{directory}/{child}"));
+            }
             // A directory that is not empty keeps the namespace: the removal below fails then.
             let _ = self.disk.remove_directory(&format!("{directory}/{child}"));
         }
@@ -477,7 +453,7 @@ fn not_stored(error: io::Error, action: &'static str, key: &Key) -> Error {
 }
 
 /// Returns `true` for the name of a temporary file.
-fn is_temporary(name: &str) -> bool {
+pub(super) fn is_temporary(name: &str) -> bool {
     temporary_of(name).is_some()
 }
 
