@@ -73,6 +73,14 @@ impl SimBucket {
         Arc::new(Self { sim: sim.clone(), state: Mutex::default(), weather: Mutex::default() })
     }
 
+    /// A bucket with the same objects, in another virtual time.
+    #[must_use]
+    pub fn copy(&self, sim: &SimRuntime) -> Arc<Self> {
+        let copy = Self::new(sim);
+        copy.state().objects.clone_from(&self.state().objects);
+        copy
+    }
+
     /// Changes the weather.
     pub fn set_weather(&self, weather: Weather) {
         *self.weather() = weather;

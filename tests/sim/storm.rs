@@ -8,82 +8,29 @@
 //! up arrives within 25 minutes, and the grace time is an hour, which is as long as a collection allows listings to lag.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use futures::channel::oneshot;
-use futures::future::{self, AbortHandle, BoxFuture, Either};
+use futures::future::{self, Either};
 use futures::io::Cursor;
-use larder::backend::{Ownership, S3Backend};
+use larder::backend::Ownership;
 use larder::error::{ErrorKind, Result};
 use larder::format::name::{Namespace, SnapshotName};
 use larder::gc::{self, GcOptions};
 use larder::internal::sim_bucket::{SimBucket, Weather, Wire};
 use larder::local::{LocalOptions, LocalState};
-use larder::rt::{BlockingJob, Connection, Runtime, SimRuntime};
-use larder::s3::{Credentials, S3Capabilities, S3Client, S3Options, StaticCredentials, Support};
+use larder::rt::{Runtime, SimRuntime};
 use larder::store::{Datastore, Options, SnapshotState};
 use larder_testing::gc_scene::{CHUNK, OnFailure, check, data, group};
+use larder_testing::life::{self, Life};
 
 const GRACE: Duration = Duration::from_hours(1);
 const GROUPS: [&str; 3] = ["host/keep", "host/a", "vm/7"];
 /// Longer than requests of a dead process are waited for, and than every call is repeated.
 const LONGEST_CALL: Duration = Duration::from_mins(90);
 const WEATHER: Weather = Weather { faults: 30, lag: Duration::from_mins(15), late: Duration::from_mins(25) };
-
-/// Threads of one process, which can be killed, with a clock of its own.
-#[derive(Debug)]
-struct Life {
-    is_over: AtomicBool,
-    is_ahead: bool,
-    sim: SimRuntime,
-    skew: Duration,
-    tasks: Mutex<Vec<AbortHandle>>,
-}
-
-impl Life {
-    fn kill(&self) {
-        self.is_over.store(true, Ordering::SeqCst);
-        self.tasks.lock().unwrap().drain(..).for_each(|task| task.abort());
-    }
-}
-
-#[async_trait]
-impl Runtime for Life {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        let (task, handle) = future::abortable(task);
-        if self.is_over.load(Ordering::SeqCst) {
-            return;
-        }
-        self.tasks.lock().unwrap().push(handle);
-        self.sim.spawn(Box::pin(async move { task.await.unwrap_or_default() }));
-    }
-    fn spawn_blocking(&self, job: BlockingJob) {
-        self.sim.spawn_blocking(job);
-    }
-    async fn sleep(&self, duration: Duration) {
-        self.sim.sleep(duration).await;
-    }
-    fn now(&self) -> SystemTime {
-        if self.is_ahead { self.sim.now() + self.skew } else { self.sim.now() - self.skew }
-    }
-    fn monotonic(&self) -> Duration {
-        self.sim.monotonic()
-    }
-    fn fill_random(&self, buffer: &mut [u8]) {
-        self.sim.fill_random(buffer);
-    }
-    fn parallelism(&self) -> NonZeroUsize {
-        self.sim.parallelism()
-    }
-    async fn connect(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
-        self.sim.connect(host, port).await
-    }
-}
 
 struct Storm {
     acknowledged: Mutex<BTreeSet<SnapshotName>>,
@@ -97,26 +44,6 @@ struct Storm {
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
-}
-
-fn able() -> S3Capabilities {
-    let mut able = S3Capabilities::default();
-    for support in [
-        &mut able.checks_bodies,
-        &mut able.conditional_put,
-        &mut able.copy,
-        &mut able.create_only_put,
-        &mut able.listing,
-        &mut able.multi_delete,
-        &mut able.ranges,
-    ] {
-        *support = Support::Yes;
-    }
-    for setting in [&mut able.expires_objects, &mut able.keeps_versions, &mut able.locks_objects] {
-        *setting = Some(false);
-    }
-    able.conditional_delete = Support::Refused;
-    able
 }
 
 impl Storm {
@@ -135,13 +62,9 @@ impl Storm {
             Some(host) => format!("{:016x}{host:016x}", self.seed),
             None => format!("{:016x}{:016x}", self.seed, 1000 + made),
         };
-        let life = Life {
-            is_over: AtomicBool::new(false),
-            is_ahead: host.is_some_and(|host| host % 2 == 1),
-            sim: self.sim.clone(),
-            skew: Duration::from_mins(7) * u32::try_from(host.unwrap_or(0)).unwrap(),
-            tasks: Mutex::default(),
-        };
+        let is_ahead = host.is_some_and(|host| host % 2 == 1);
+        let skew = Duration::from_mins(7) * u32::try_from(host.unwrap_or(0)).unwrap();
+        let life = Life::with_skew(&self.sim, is_ahead, skew);
         (Arc::new(life), Arc::new(Wire { bucket: Arc::clone(&self.bucket), uuid }))
     }
 
@@ -154,10 +77,7 @@ impl Storm {
             ownership = ownership.instance(state.instance());
             options = options.local_state(state);
         }
-        let credentials = StaticCredentials::new(Credentials::new("id", "secret"));
-        let place = S3Options::new("https://s3.test", "bucket").credentials(Arc::new(credentials));
-        let client = S3Client::new(Arc::clone(&runtime), wire, place)?;
-        let backend = Arc::new(S3Backend::new(runtime, client, "store", able(), &[])?.ownership(ownership));
+        let backend = Arc::new(life::backend(runtime, wire)?.ownership(ownership));
         if self.made.load(Ordering::Relaxed) == 1 {
             return Datastore::create(backend, options).await;
         }

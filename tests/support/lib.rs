@@ -10,6 +10,8 @@ pub mod fault_server;
 pub mod fixture;
 pub mod gc_scene;
 pub mod keys;
+#[cfg(all(feature = "s3", feature = "testing"))]
+pub mod life;
 mod noise;
 pub mod places;
 pub mod s3_server;

@@ -70,6 +70,19 @@ impl DiskRecord {
         Self { mounts: mounts.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
+    /// A record of the same changes, which goes on by itself.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        self.first(self.len())
+    }
+
+    /// A record of the first of these changes.
+    #[must_use]
+    pub fn first(&self, steps: usize) -> Self {
+        let ops = self.lock().iter().take(steps).cloned().collect();
+        Self { mounts: self.mounts.clone(), ops: Mutex::new(ops), ..Self::default() }
+    }
+
     /// Lets a call fail from now on with this error number of the system.
     pub fn fail(&self, call: FailingCall, errno: i32) {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(call, errno);
