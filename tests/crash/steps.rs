@@ -62,7 +62,11 @@ pub(crate) async fn goes_on(world: Option<World>, operation: &Operation, course:
         assert!(operation.closes, "the store is gone");
         return;
     };
-    let found = world.state().await;
+    let mut found = world.state().await;
+    if let Some(found) = found.as_mut().filter(|_| operation.closes && !is_over) {
+        // It has none yet, or not any more.
+        found.remove("identity");
+    }
     if !operation.closes || found.is_some() {
         assert_between(&found, &course.before, &course.after);
     }

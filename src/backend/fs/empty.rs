@@ -2,7 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 
+use nix::errno::Errno;
+
+use crate::backend::fs::call::errno;
 use crate::backend::fs::objects::{Inner, is_snapshot, is_temporary, parent};
 
 impl Inner {
@@ -23,7 +27,7 @@ impl Inner {
 
     /// Removes temporary files of a dead writer from the directory of a snapshot that contains nothing else.
     fn remove_temporaries(&self, directory: &str) {
-        let names = self.names(directory);
+        let Ok(names) = self.names(directory) else { return };
         let names: Option<Vec<_>> =
             names.iter().map(|name| name.to_str().filter(|name| is_temporary(name))).collect();
         for name in names.unwrap_or_default() {
@@ -32,23 +36,42 @@ impl Inner {
         }
     }
 
-    /// Removes groups, below the directory of a type, in which a crash left nothing but empty directories: no listing shows them.
-    pub(super) fn remove_empty_groups(&self, directory: &str) {
-        for group in self.names(directory).iter().filter_map(|name| name.to_str()) {
+    /// Removes the directory of a type, and groups in it in which a crash left nothing but empty directories: no listing shows them.
+    /// What has contents stays.
+    pub(super) fn remove_empty_groups(&self, directory: &str) -> io::Result<()> {
+        for group in self.names(directory)?.iter().filter_map(|name| name.to_str()) {
             let group = format!("{directory}/{group}");
-            for name in self.names(&group).iter().filter_map(|name| name.to_str()) {
+            for name in self.names(&group)?.iter().filter_map(|name| name.to_str()) {
                 let snapshot = format!("{group}/{name}");
                 if is_snapshot(&snapshot) {
-                    self.remove_empty(&snapshot);
+                    self.remove_temporaries(&snapshot);
+                    self.remove_if_empty(&snapshot)?;
                 }
             }
-            self.remove_empty(&group);
+            self.remove_if_empty(&group)?;
+        }
+        self.remove_if_empty(directory)
+    }
+
+    /// Removes a directory, unless there is none of that name, or something is in it.
+    pub(super) fn remove_if_empty(&self, directory: &str) -> io::Result<()> {
+        match self.disk.remove_directory(directory) {
+            Err(error) if is_none(&error) || error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed.map(|()| self.changed(parent(directory))),
         }
     }
 
-    /// The names in a directory; none if it cannot be read.
-    fn names(&self, directory: &str) -> Vec<OsString> {
-        let entries = self.disk.at_directory(directory).and_then(fs::read_dir);
-        entries.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+    /// The names in a directory; none if it does not exist.
+    fn names(&self, directory: &str) -> io::Result<Vec<OsString>> {
+        match self.disk.at_directory(directory).and_then(fs::read_dir) {
+            Err(error) if is_none(&error) => Ok(Vec::new()),
+            entries => entries?.map(|entry| entry.map(|entry| entry.file_name())).collect(),
+        }
     }
+}
+
+/// Returns `true` if there is no directory of that name.
+fn is_none(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || errno(error) == Some(Errno::ELOOP)
 }

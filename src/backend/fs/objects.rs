@@ -325,13 +325,12 @@ impl Inner {
                 found => _ = found?,
             }
         }
-        for child in ["ct", "host", "ns", "vm"] {
-            if child != "ns" {
-                self.remove_empty_groups(&format!("{directory}/{child}"));
-            }
-            // A directory that is not empty keeps the namespace: the removal below fails then.
-            let _ = self.disk.remove_directory(&format!("{directory}/{child}"));
+        let failed = |error| failure(error, "delete", key);
+        for child in ["ct", "host", "vm"] {
+            self.remove_empty_groups(&format!("{directory}/{child}")).map_err(failed)?;
         }
+        // A directory that is not empty keeps the namespace: the removal below fails then.
+        self.remove_if_empty(&format!("{directory}/ns")).map_err(failed)?;
         match self.disk.remove_directory(directory) {
             Ok(()) => {
                 self.changed(parent(directory));
@@ -341,7 +340,7 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 Err(Error::new(ErrorKind::Conflict, "delete").on(key).because(error))
             }
-            Err(error) => Err(failure(error, "delete", key)),
+            Err(error) => Err(failed(error)),
         }
     }
 
