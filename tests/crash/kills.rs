@@ -439,7 +439,10 @@ impl Parent {
             self.leftovers += 1;
         }
         let store = self.place.open(Options::default()).await;
-        // The next writer of a group, if it is alone, removes what dead ones left.
+        // Pruning removes what dead writers left, except the newest of a group, which its next writer removes.
+        let options = PruneOptions::default().rules(RetentionRules::default().keep_last(1000));
+        let everything = Scope::Tree(Namespace::root());
+        prune::plan(&store, &everything, options).await.unwrap().execute().await.unwrap();
         for group in GROUPS {
             let group: GroupName = group.parse().unwrap();
             let newest =

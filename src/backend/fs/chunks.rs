@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, SFlag, fstatat};
+use rustix::fs::{Dir, FileType, Mode, OFlags, openat};
 
 use crate::backend::fs::disk::Disk;
 use crate::backend::fs::info::later;
@@ -40,25 +40,28 @@ impl ChunkDirectories {
     /// Lists one of the directories, in order; `None` if it does not exist. A link in its place is an error, `ELOOP` or `ENOTDIR`.
     pub(super) fn list(&self, number: u16, details: Details) -> io::Result<Option<Vec<ListEntry>>> {
         let prefix = format!("{number:04x}");
-        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mut directory = match Dir::openat(self.chunks.as_fd(), prefix.as_str(), flags, Mode::empty()) {
-            Err(Errno::ENOENT) => return Ok(None),
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = match openat(self.chunks.as_fd(), prefix.as_str(), flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
             directory => directory?,
         };
+        // That of `nix` leaks the descriptor if it cannot be made.
+        let mut directory = Dir::new(directory)?;
         let (mut chunks, mut others) = (Vec::new(), Vec::new());
-        let names: Vec<_> = directory.iter().collect::<nix::Result<_>>()?;
+        let names: Vec<_> = directory.by_ref().collect::<Result<_, _>>()?;
+        let directory = directory.fd()?;
         for entry in &names {
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
             }
             let stat = match (entry.file_type(), details) {
-                (Some(Type::File), Details::Names) => None,
-                (Some(Type::Directory), _) => {
+                (FileType::RegularFile, Details::Names) => None,
+                (FileType::Directory, _) => {
                     others.push(ListEntry::Foreign(path_of(&prefix, name) + "/"));
                     continue;
                 }
-                _ => match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                _ => match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                     // The file was removed since its name was read.
                     Err(Errno::ENOENT) => continue,
                     stat => Some(stat?),
