@@ -257,7 +257,7 @@ impl ChunkStore {
         Ok(keys.filter(|key| matches!(key, Key::Quarantined(of, _) if *of == digest)).collect())
     }
 
-    /// Reinstates a missing chunk, if a quarantined copy is good.
+    /// Reinstates a missing chunk, if a quarantined copy is good. Fails if none is, and one cannot be read.
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in its place or not.
@@ -278,10 +278,15 @@ impl ChunkStore {
                 error.because("an earlier request to delete it got no answer, and may still be executed")
             );
         }
+        let mut unread = None;
         for quarantined in self.quarantined(digest).await? {
-            let (Inspected::Good(examined), _) = self.inspect_at(&quarantined, digest, length, key).await
-            else {
-                continue;
+            let examined = match self.inspect_at(&quarantined, digest, length, key).await.0 {
+                Inspected::Good(examined) => examined,
+                Inspected::Unreachable(error) => {
+                    unread = Some(error);
+                    continue;
+                }
+                Inspected::Corrupt | Inspected::Missing => continue,
             };
             if backend.has(&place).await? {
                 // A writer of another process stored it meanwhile.
@@ -299,7 +304,8 @@ impl ChunkStore {
             }
             return Ok(Some(examined));
         }
-        Ok(None)
+        // That copy may be good.
+        unread.map_or(Ok(None), Err)
     }
 
     /// Makes chunks suspects of this process only.

@@ -296,6 +296,28 @@ fn a_good_quarantined_chunk_is_reinstated() {
 }
 
 #[test]
+fn a_quarantined_copy_that_cannot_be_read_counts_as_not_repaired() {
+    block_on(async {
+        let memory: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&memory)));
+        let store = Datastore::create(Arc::<FaultBackend>::clone(&faults), Options::default()).await.unwrap();
+        back_up(&store, "vm/1", &[1, 2]).await;
+        let key = Key::from_str(&chunk(1)).unwrap();
+        let Key::Chunk(digest) = key else { panic!("{key}") };
+        let good = memory.get(&key, u64::MAX).await.unwrap().bytes;
+        memory.put(&Key::Quarantined(digest, 0), good, PutMode::Create).await.unwrap();
+        memory.delete(&[Removal::any(key)]).await.unwrap().remove(0).unwrap();
+        let fails = Rule::on(Method::Get, Action::FailBefore(ErrorKind::Unavailable));
+        faults.add(fails.keys(|key| matches!(key, Key::Quarantined(..))));
+        let report = run(&store, VerifyOptions::default()).await;
+        assert_eq!((report.chunks.missing, report.reinstated, report.unrepaired), (1, 0, 1), "{report:?}");
+        faults.clear();
+        let report = run(&store, VerifyOptions::default()).await;
+        assert_eq!((report.reinstated, report.unrepaired, report.is_clean()), (1, 0, true), "{report:?}");
+    });
+}
+
+#[test]
 fn blobs_indexes_manifests_and_logs_are_verified() {
     everywhere(|place| {
         Box::pin(async move {
