@@ -1040,7 +1040,7 @@ fn a_vanished_snapshot_stays_if_its_group_has_another_owner_since_the_plan() {
         pair.source.delete_snapshot(&name).await.unwrap();
         let options = SyncOptions::default().remove_vanished();
         let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
-        assert_eq!(plan.vanished().snapshots, [name.clone()]);
+        assert_eq!(plan.vanished().snapshots, std::slice::from_ref(&name));
         pair.target.set_owner(name.group(), &"other@pbs".parse().unwrap()).await.unwrap();
         assert_eq!(plan.execute().await.unwrap().removed, []);
         assert_eq!(pair.target.snapshots(name.group()).await.unwrap().len(), 2);
