@@ -9,7 +9,9 @@ use larder::gc::GcOptions;
 use larder::store::{Protection, SnapshotState};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
-use larder_testing::s3_store::{Opening, back_up, fresh, group, keys, kind, opened_again, small, user, view};
+use larder_testing::s3_store::{
+    Opening, back_up, check, fresh, group, keys, kind, opened_again, small, user, view,
+};
 use std::time::Duration;
 
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
@@ -236,6 +238,39 @@ fn a_group_created_without_an_answer_exists() {
         backup.abort().await.unwrap();
         assert_eq!(keys(&server, ".cnt"), [] as [&str; 0]);
         process.close().await;
+    });
+}
+
+/// Proves H13.
+///
+/// Listings lack the last segments for hours. They are found by the lease, whether the other process holds it, released it, or died.
+#[test]
+fn a_packed_store_is_whole_for_other_processes_although_listings_lag() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = Opening::of("store").packed(true).open(&server).await.unwrap();
+        // All but those by which a process probes the server.
+        let lists_store = |query: &str| {
+            [".larder%2Findex", ".larder%2Fpacks", ".cnt", ".chunks"].iter().any(|part| query.contains(part))
+        };
+        let lag = Action::ListingLag(Lag::For(Duration::from_hours(5)));
+        server.add(Rule::list().query(lists_store).then(lag));
+        let first = back_up(&one.store, &group(), 0).await.unwrap().name().clone();
+        // The next renewal lists what it stored, in case it dies.
+        one.clock.leap(70);
+        one.store.set_group_notes(&group(), "renewed").await.unwrap();
+        let reader = async || Opening::of("store").packed(true).open(&server).await.unwrap();
+        check(&reader().await.store.snapshot(&first).await.unwrap()).await.unwrap();
+        one.close().await;
+        check(&reader().await.store.snapshot(&first).await.unwrap()).await.unwrap();
+        let two = reader().await;
+        let second = back_up(&two.store, &group(), 1).await.unwrap().name().clone();
+        two.close().await;
+        let three = reader().await;
+        for name in [&first, &second] {
+            check(&three.store.snapshot(name).await.unwrap()).await.unwrap();
+        }
+        three.close().await;
     });
 }
 

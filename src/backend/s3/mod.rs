@@ -19,6 +19,7 @@
 mod guard;
 mod housekeeping;
 mod lease;
+mod listed_segments;
 mod mark;
 mod markers;
 mod place;
@@ -32,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::in_doubt::is_certain;
+use crate::backend::in_doubt::{is_certain, is_over};
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::guard::Guard;
 use crate::backend::s3::lease::{Attempt, Care, Lease, must_stay_deleted};
@@ -360,6 +361,9 @@ impl Backend for S3Backend {
         if !is_over && must_stay_deleted(key) {
             self.lease.add_late_put(key).await;
         }
+        if stored.is_ok() || !is_over {
+            self.lease.note_stored(key);
+        }
         let etag = stored?.etag;
         if etag.is_empty() { self.version_of(&rendered, &object).await } else { Ok(version(&etag)) }
     }
@@ -372,6 +376,9 @@ impl Backend for S3Backend {
         // Marks those without a certain outcome as in doubt.
         removing.finish(&deleted);
         let deleted = deleted?;
+        for (removal, _) in removals.iter().zip(&deleted).filter(|(_, deleted)| is_over(deleted)) {
+            self.lease.note_deleted(&removal.key);
+        }
         self.remove_markers(removals).await;
         Ok(deleted)
     }
@@ -385,6 +392,9 @@ impl Backend for S3Backend {
         let (mut entries, past) = self.entries(query, page);
         if request.fold {
             entries = self.without_ghosts(entries).await?;
+        }
+        if query.prefix == Prefix::Segments && next.is_none() {
+            self.add_recent_segments(query, cursor.is_none(), &mut entries).await?;
         }
         Ok(ListPage::new(entries, next.filter(|_| !past).map(Cursor::new)))
     }

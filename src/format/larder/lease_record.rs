@@ -11,8 +11,10 @@
 //! | `holder` | object | `host`, `instance` and `nonce` of the last holder, all strings |
 //! | `removing` | array of strings or null | names that the holder may be deleting; null for any name |
 //! | `returning` | object of integers | snapshots whose manifest a request may still store, with the end in Unix seconds by the clock of the server; `*` for any snapshot |
+//! | `segments` | object of integers | index segments that were stored on the last day, with the time in Unix seconds by the clock of the server |
 //!
-//! `doubtful`, `doubtful_before` and `removing` are missing in a lease of an earlier version, and then null. `returning` is missing if it is empty. Unknown keys are ignored. A
+//! `doubtful`, `doubtful_before` and `removing` are missing in a lease of an earlier version, and then null. `returning` and `segments` are
+//! missing if they are empty. Unknown keys are ignored. A
 //! *name* is a snapshot, or the path of the owner or the notes of a group, of a namespace marker, or of the identity of the store.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) removing: Names,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) returning: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) segments: BTreeMap<String, u64>,
 }
 
 /// The process that took the lease last.
@@ -89,6 +93,7 @@ mod tests {
             holder: Holder { host: "h".to_owned(), instance: "i".to_owned(), nonce: "n".to_owned() },
             removing: None,
             returning: BTreeMap::new(),
+            segments: BTreeMap::new(),
         }
     }
 

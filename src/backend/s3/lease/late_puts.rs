@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
-use crate::backend::s3::lease::{Lease, Moment, State, unix_seconds};
+use crate::backend::s3::lease::{Lease, Moment, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 
@@ -108,8 +108,7 @@ impl Lease {
 
     /// The manifests that a lease lists at this moment.
     pub(super) fn listed_late_puts(&self, at: Moment) -> BTreeMap<String, u64> {
-        let server_now = unix_seconds(at.wall).saturating_add_signed(at.ahead.unwrap_or_default());
-        self.late_puts().listed(at.monotonic, server_now)
+        self.late_puts().listed(at.monotonic, at.server_seconds())
     }
 
     /// Adds the manifests that the lease of an earlier holder lists, at the time `server_now` of the server in Unix seconds.

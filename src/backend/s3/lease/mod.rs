@@ -55,6 +55,7 @@ mod attempt;
 mod found;
 mod late_puts;
 mod names;
+mod recent_segments;
 mod term;
 
 use std::collections::BTreeSet;
@@ -69,6 +70,7 @@ use crate::backend::LeaseTerm;
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
 use crate::backend::s3::lease::late_puts::LatePuts;
 use crate::backend::s3::lease::names::{Doubt, Removals};
+use crate::backend::s3::lease::recent_segments::RecentSegments;
 use crate::backend::s3::lease::term::next;
 use crate::backend::s3::mark::{Mark, Ownership};
 use crate::backend::s3::place::Place;
@@ -105,6 +107,7 @@ pub(super) struct Lease {
     mark: Mark,
     me: Holder,
     place: Place,
+    recent_segments: Mutex<RecentSegments>,
     removals: Mutex<Removals>,
     reserve: Arc<Reserve>,
     runtime: Arc<dyn Runtime>,
@@ -147,6 +150,13 @@ struct Moment {
     wall: SystemTime,
 }
 
+impl Moment {
+    /// The time of the server in Unix seconds, as far as its answers show.
+    fn server_seconds(self) -> u64 {
+        unix_seconds(self.wall).saturating_add_signed(self.ahead.unwrap_or_default())
+    }
+}
+
 impl Lease {
     pub(super) fn new(
         runtime: Arc<dyn Runtime>,
@@ -173,6 +183,7 @@ impl Lease {
             mark,
             me,
             place,
+            recent_segments: Mutex::default(),
             removals: Mutex::default(),
             reserve,
             runtime,
@@ -361,7 +372,8 @@ impl Lease {
         self.reset_extra_renewals();
         let names = self.names_removed();
         record.removing = Some(BTreeSet::new());
-        record.returning = self.listed_late_puts(self.moment());
+        let now = self.moment();
+        (record.returning, record.segments) = (self.listed_late_puts(now), self.listed_segments(now));
         if self.has_doubts() && !mutated!("lease-released-without-its-doubts") {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
@@ -425,6 +437,10 @@ impl Lease {
 
     fn late_puts(&self) -> MutexGuard<'_, LatePuts> {
         self.late_puts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent_segments(&self) -> MutexGuard<'_, RecentSegments> {
+        self.recent_segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn removals(&self) -> MutexGuard<'_, Removals> {

@@ -40,6 +40,7 @@ impl Lease {
         let server_now = answered.map(unix_seconds).unwrap_or_default();
         if let Some(found) = &found {
             self.inherit_late_puts(&found.record.returning, server_now);
+            self.inherit_segments(&found.record.segments, server_now);
         }
         let doubt = Doubt::taken(found.as_ref(), server_now, until);
         let in_doubt_until = doubt.until;
@@ -53,10 +54,11 @@ impl Lease {
             holder,
             removing: self.names_removed(),
             returning: BTreeMap::new(),
+            segments: BTreeMap::new(),
         };
         doubt.write_to(&mut record);
         let sent = self.moment();
-        record.returning = self.listed_late_puts(sent);
+        (record.returning, record.segments) = (self.listed_late_puts(sent), self.listed_segments(sent));
         let tag = match self.write(&record, found.as_ref().map(|found| found.tag.as_str())).await {
             Ok(tag) if !tag.is_empty() => tag,
             Ok(_) => self.written(&record).await?.ok_or_else(taken_by_other)?,
@@ -117,8 +119,13 @@ impl Lease {
     pub(super) fn renew(self: &Arc<Self>, held: Held) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let sent = self.moment();
-            let (removing, returning) = (self.names_removed(), self.listed_late_puts(sent));
-            let record = Record { beat: held.record.beat + 1, removing, returning, ..held.record };
+            let record = Record {
+                beat: held.record.beat + 1,
+                removing: self.names_removed(),
+                returning: self.listed_late_puts(sent),
+                segments: self.listed_segments(sent),
+                ..held.record
+            };
             if !self.place.conditional {
                 let found = self.read().await?;
                 if !found.as_ref().is_some_and(|found| self.is_mine(found)) {
