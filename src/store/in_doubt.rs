@@ -49,21 +49,27 @@ impl StoreInner {
     /// Stores the manifest of a new snapshot, which is the last of its files. If the outcome is not certain, or the future is dropped, the
     /// put is pending: the manifest may still appear.
     pub(super) async fn put_manifest(&self, name: &SnapshotName, blob: Bytes) -> Result<(), PutError> {
+        // Before the request, because this future may be dropped and the request still executed.
+        let ticket = self.in_doubt.manifests.begin(name, self.runtime());
         let mode = self.backend.capabilities().create_mode();
-        self.put_manifest_by(name, blob, mode).await
+        let put = put_verified(self.backend.as_ref(), &Key::Manifest(name.clone()), blob, mode).await;
+        ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |put| put.is_over));
+        put.map(drop)
     }
 
-    /// Stores a manifest in this mode; otherwise as [`put_manifest`](Self::put_manifest).
-    pub(super) async fn put_manifest_by(
+    /// Replaces a manifest. A put that compares no version is pending if its outcome is not certain: it may store the manifest again after a
+    /// deletion.
+    pub(super) async fn replace_manifest(
         &self,
         name: &SnapshotName,
         blob: Bytes,
         mode: PutMode,
     ) -> Result<(), PutError> {
-        // Before the request, because this future may be dropped and the request still executed.
-        let ticket = self.in_doubt.manifests.begin(name, self.runtime());
+        let compares = matches!(mode, PutMode::IfMatch(_));
         let put = put_verified(self.backend.as_ref(), &Key::Manifest(name.clone()), blob, mode).await;
-        ticket.end(name, put.as_ref().map_or_else(|error| error.is_certain, |put| put.is_over));
+        if !compares && !put.as_ref().map_or_else(|error| error.is_certain, |put| put.is_over) {
+            drop(self.in_doubt.manifests.begin(name, self.runtime()));
+        }
         put.map(drop)
     }
 

@@ -95,7 +95,7 @@ impl Manifests<'_> {
         change(&mut manifest);
         let blob = self.encode(&manifest).await.map_err(|error| error.on(snapshot))?;
         let mode = self.inner.instead_of(Some(version));
-        self.inner.put_manifest_by(snapshot, blob, mode).await.map_err(PutError::into_error)?;
+        self.inner.replace_manifest(snapshot, blob, mode).await.map_err(PutError::into_error)?;
         self.inner.backend.barrier().await
     }
 

@@ -244,7 +244,7 @@ impl Publication {
             return Err(changed().because("another process changed it"));
         }
         let mode = store.instead_of(Some(present.version.clone()));
-        store.put_manifest_by(&self.name, bytes.clone(), mode).await.map_err(PutError::into_error)?;
+        store.replace_manifest(&self.name, bytes.clone(), mode).await.map_err(PutError::into_error)?;
         backend.barrier().await
     }
 }

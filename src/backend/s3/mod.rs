@@ -358,7 +358,8 @@ impl Backend for S3Backend {
         let stored = self.reserve.store(attempt.client(), (key, &mode), what).await;
         let stored = attempt.finish_put(key, stored);
         let is_over = stored.as_ref().map_or_else(is_certain, |stored| stored.is_over);
-        if !is_over && must_stay_deleted(key) {
+        // A put that compares a version does nothing after a deletion.
+        if !is_over && must_stay_deleted(key) && !matches!(mode, PutMode::IfMatch(_)) {
             self.lease.add_late_put(key).await;
         }
         if stored.is_ok() || !is_over {
