@@ -351,7 +351,7 @@ impl BlobDecoder {
     /// No more memory is used than the expected size asks for (H175).
     ///
     /// # Errors
-    /// `Checksum`, `Compression`, `Encrypted`, `Size`, `TooLong`.
+    /// `Checksum`, `Compression`, `Encrypted`, `Size`, `TooLong`; `out` is then empty.
     pub fn decode(
         &mut self,
         blob: &Blob,
@@ -361,15 +361,16 @@ impl BlobDecoder {
         out.clear();
         blob.check_crc()?;
         let payload = blob.payload();
-        match blob.kind {
+        let decoded = match blob.kind {
             BlobKind::Encrypted | BlobKind::EncryptedZstd => return Err(DecodeError::Encrypted),
             BlobKind::Plain => {
                 expected.check(payload.len())?;
                 out.extend_from_slice(&payload);
+                return Ok(());
             }
-            BlobKind::Zstd => self.decompress(&payload, out, expected)?,
-        }
-        expected.check(out.len())
+            BlobKind::Zstd => self.decompress(&payload, out, expected),
+        };
+        refused_is_empty(decoded.and_then(|()| expected.check(out.len())), out)
     }
 
     /// Decrypts and decodes the plaintext into `out`, replacing its contents. Verifies the checksum, then the authentication tag, and decrypts
@@ -401,11 +402,7 @@ impl BlobDecoder {
             out.extend_from_slice(payload);
             key.open(&iv, &tag, out).map_err(|_| DecodeError::Tag)
         };
-        let decoded = decrypted.and_then(|()| expected.check(out.len()));
-        if decoded.is_err() {
-            out.clear();
-        }
-        decoded
+        refused_is_empty(decrypted.and_then(|()| expected.check(out.len())), out)
     }
 
     /// The plaintext of a blob: a part of the blob itself if it is not compressed. The checksum is checked first.
@@ -445,6 +442,11 @@ impl BlobDecoder {
         decompressor.decompress_to_buffer(payload, out).map_err(|_| DecodeError::Compression)?;
         Ok(())
     }
+}
+
+/// Empties `out` if the plaintext is refused.
+fn refused_is_empty(decoded: Result<(), DecodeError>, out: &mut Vec<u8>) -> Result<(), DecodeError> {
+    decoded.inspect_err(|_| out.clear())
 }
 
 /// Decompresses what does not say how long it will be, and stops beyond the limit.

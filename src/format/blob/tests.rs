@@ -119,6 +119,13 @@ fn the_expected_length_is_the_limit() {
         (PlaintextSize::AtMost(999), DecodeError::TooLong { limit: 999 }),
     ] {
         assert_eq!(decode(&blob, expected), Err(error));
+        let mut out = vec![1];
+        assert!(
+            BlobDecoder::new()
+                .decode(&Blob::parse(blob.clone().into()).unwrap(), &mut out, expected)
+                .is_err()
+        );
+        assert!(out.is_empty(), "what is refused is not shown");
     }
     assert!(decode(&blob, PlaintextSize::Exactly(999)).is_err());
     let bomb = encode(&vec![0; 64 << 20]);
