@@ -117,8 +117,8 @@ fn bucket(rest: &str) -> Result<BucketPlace> {
     let decoded = |text| decode(text).ok_or_else(|| refused("its percent-encoding is malformed"));
     let mut found =
         BucketPlace { bucket: decoded(bucket)?, store: decoded(store)?, ..BucketPlace::default() };
-    if found.store.contains('/') {
-        return Err(refused("the name of the store has a slash: s3://BUCKET/STORE"));
+    if found.bucket.contains('/') || found.store.contains('/') {
+        return Err(refused("the name of the bucket or of the store has a slash: s3://BUCKET/STORE"));
     }
     for pair in query.into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -272,6 +272,7 @@ mod tests {
             "s3://b/a/b",
             "s3://b/s#f",
             "s3://b/%zz",
+            "s3://b%2Fc/s",
             "s3://b/s?profile=x",
             "s3://b/s?region=",
             "s3://b/s?region=a&region=b",
