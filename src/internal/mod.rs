@@ -143,6 +143,7 @@ pub mod manifest {
 }
 
 pub mod packs;
+pub mod parsers;
 
 /// Tables of directories in archives of trees.
 pub mod pxar {

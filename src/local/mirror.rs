@@ -126,7 +126,8 @@ fn write(path: &Path, body: &[u8]) -> io::Result<()> {
     file.write_all(body)
 }
 
-fn checked(bytes: &Bytes) -> Option<Bytes> {
+/// The body of a file, if it is complete.
+pub(crate) fn checked(bytes: &Bytes) -> Option<Bytes> {
     let head: [u8; HEAD_BYTES] = bytes.get(..HEAD_BYTES)?.try_into().ok()?;
     let body = bytes.slice(HEAD_BYTES..);
     let word = |at: usize| head.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_le_bytes);

@@ -28,7 +28,7 @@ mod capabilities;
 mod checksum;
 pub(crate) mod client;
 mod counters;
-mod credentials;
+pub(crate) mod credentials;
 mod delete;
 mod guard;
 mod handle;

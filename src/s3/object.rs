@@ -421,7 +421,7 @@ fn head_of(answer: &Answer, size: Option<u64>) -> Head {
 }
 
 /// First byte, end and total size from `bytes 0-9/100`.
-fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
+pub(crate) fn parse_content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, size) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, size): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, size.parse().ok()?);

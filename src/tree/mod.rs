@@ -42,7 +42,7 @@
 //! # }
 //! ```
 
-mod disk;
+pub(crate) mod disk;
 mod policy;
 mod read;
 mod report;

@@ -1,10 +1,10 @@
 //! The sources, the manual, and the servers that other tests speak to.
 
-#[cfg(feature = "s3")]
-#[path = "../fuzz/bodies.rs"]
+#[cfg(all(feature = "master-key", feature = "s3", feature = "testing"))]
+#[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
 mod fault_server;
-#[cfg(feature = "s3")]
+#[cfg(all(feature = "master-key", feature = "s3", feature = "testing"))]
 mod fuzz_bodies;
 mod hazards;
 mod manual;

@@ -106,21 +106,7 @@ impl Journal {
             return Err(error.because("the journal is longer than 64 MiB"));
         }
         let root = std::path::absolute(self.inner.disk.root()).map_err(failed)?;
-        let roots = [fs::canonicalize(&root).map_err(failed)?, root];
-        let (mut keys, mut orphans) = (Vec::new(), Vec::new());
-        // In their order: an index that was moved twice has its second path after its first.
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line))).map_err(failed)? else {
-                continue;
-            };
-            match Key::parse(&path) {
-                Some(key) if matches!(key.exposed(), Key::Archive(..)) => keys.push(key),
-                _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
-                _ => {}
-            }
-        }
-        keys.dedup();
-        orphans.dedup();
+        let Moves { keys, orphans } = moves_of(&bytes, root).map_err(failed)?;
         Ok(Entries { journal: self, keys, orphans })
     }
 
@@ -133,6 +119,31 @@ impl Journal {
     fn file(&self) -> io::Result<&File> {
         self.guard.file().ok_or_else(|| io::ErrorKind::StorageFull.into())
     }
+}
+
+/// Indexes that are about to appear in the store with this root, by the lines of a journal.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    pub(crate) keys: Vec<Key>,
+    pub(crate) orphans: Vec<Orphan>,
+}
+
+/// Reads the lines of a journal.
+pub(crate) fn moves_of(lines: &[u8], root: PathBuf) -> io::Result<Moves> {
+    let roots = [fs::canonicalize(&root)?, root];
+    let Moves { mut keys, mut orphans } = Moves::default();
+    // In their order: an index that was moved twice has its second path after its first.
+    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line)))? else { continue };
+        match Key::parse(&path) {
+            Some(key) if matches!(key.exposed(), Key::Archive(..)) => keys.push(key),
+            _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
+            _ => {}
+        }
+    }
+    keys.dedup();
+    orphans.dedup();
+    Ok(Moves { keys, orphans })
 }
 
 /// The path relative to the store, if the path is below one of the names of the store. Lines of other stores are ignored.

@@ -59,7 +59,7 @@ mod disk_op;
 mod empty;
 mod filesystems;
 mod info;
-mod journal;
+pub(crate) mod journal;
 mod kind;
 mod leftovers;
 mod list;

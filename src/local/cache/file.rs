@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read as _};
 use bytes::Bytes;
 
 /// The stored bytes in a file that should take `size` bytes of disk; none if it is damaged.
-pub(super) fn read(file: &File, size: u64) -> io::Result<Option<Bytes>> {
+pub(crate) fn read(file: &File, size: u64) -> io::Result<Option<Bytes>> {
     let length = file.metadata()?.len();
     // Reads no more than was accounted for, even if the file was replaced.
     if blocks(length) != size {
@@ -48,7 +48,7 @@ pub(super) const fn size_on_disk(stored: u64) -> u64 {
 }
 
 /// Disk bytes of a file of this length. An empty file counts too, so that it can be evicted.
-pub(super) const fn blocks(length: u64) -> u64 {
+pub(crate) const fn blocks(length: u64) -> u64 {
     let blocks = length.div_ceil(BLOCK);
     if blocks == 0 { BLOCK } else { blocks.saturating_mul(BLOCK) }
 }

@@ -14,7 +14,7 @@
 //! An operation that changes a file and its entry holds the stripe of the digest for writing, a read holds it for reading (H60). No
 //! operation holds two stripes. The state is locked last, and never during file operations.
 
-mod file;
+pub(crate) mod file;
 mod index;
 
 use std::fmt;

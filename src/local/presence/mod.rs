@@ -84,7 +84,8 @@ impl PresenceStore {
         Self::open_merging_at(directory, valid, stamp, MERGE_AT)
     }
 
-    fn open_merging_at(
+    /// As [`open`](Self::open), with another number of records at which the log becomes a segment.
+    pub(crate) fn open_merging_at(
         directory: &Path,
         valid: Option<&str>,
         stamp: &str,

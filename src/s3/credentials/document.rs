@@ -29,7 +29,7 @@ struct Document {
 ///
 /// # Errors
 /// `Denied` if the service reports a failure; `Unavailable` for an answer that is no credentials.
-pub(super) fn parse_credentials(body: &[u8]) -> Result<Credentials> {
+pub(crate) fn parse_credentials(body: &[u8]) -> Result<Credentials> {
     // The parser's own errors quote the text, which may be a secret.
     let malformed = |what: &str| {
         let malformed = Error::new(ErrorKind::Unavailable, "read credentials from a metadata service");

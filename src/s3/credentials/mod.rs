@@ -20,11 +20,11 @@
 mod assume_role;
 mod container;
 mod default;
-mod document;
+pub(crate) mod document;
 mod environment;
 mod instance;
 mod keeper;
-mod profile;
+pub(crate) mod profile;
 mod sts;
 mod variables;
 mod web_identity;

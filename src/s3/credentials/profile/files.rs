@@ -20,7 +20,7 @@ use crate::s3::credentials::variables::read_text;
 
 /// Kind of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Config,
     Credentials,
 }
@@ -30,7 +30,7 @@ pub(super) type Settings = BTreeMap<String, Zeroizing<String>>;
 
 /// All profiles of both files.
 #[derive(Default)]
-pub(super) struct Profiles(BTreeMap<String, Settings>);
+pub(crate) struct Profiles(BTreeMap<String, Settings>);
 
 impl Profiles {
     /// Reads both files. Blocks.
@@ -52,7 +52,7 @@ impl Profiles {
 
     /// Adds the profiles of a text. The error is the number of a line that begins a section and does not end it: its settings must not
     /// become those of the profile before it.
-    pub(super) fn add(&mut self, kind: Kind, text: &str) -> std::result::Result<(), usize> {
+    pub(crate) fn add(&mut self, kind: Kind, text: &str) -> std::result::Result<(), usize> {
         let mut profile: Option<&mut Settings> = None;
         for (number, line) in text.lines().enumerate() {
             if line.starts_with(|c: char| c.is_whitespace() || matches!(c, '#' | ';')) {
@@ -69,7 +69,7 @@ impl Profiles {
         Ok(())
     }
 
-    pub(super) fn has(&self, profile: &str) -> bool {
+    pub(crate) fn has(&self, profile: &str) -> bool {
         self.0.contains_key(profile)
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Source: AWS, "AWS SDKs and Tools Reference Guide": "Shared config and credentials files", "Assume role credential provider".
 
-mod files;
-mod plan;
+pub(crate) mod files;
+pub(crate) mod plan;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -13,7 +13,7 @@ const SSO: [&str; 3] = ["sso_session", "sso_start_url", "sso_account_id"];
 
 /// The way to the credentials of a profile.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub(super) base: Base,
     /// Region of the profile.
     pub(super) region: Option<String>,
@@ -37,7 +37,7 @@ impl Plan {
     /// # Errors
     /// `NotFound` if the profile has no credentials; `Unsupported` if it needs a source that this crate does not have; `InvalidInput` if it
     /// contradicts itself; `Denied` if a profile that it names has none.
-    pub(super) fn new(profiles: &Profiles, profile: &str) -> Result<Self> {
+    pub(crate) fn new(profiles: &Profiles, profile: &str) -> Result<Self> {
         let region = profiles.get(profile, "region").map(str::to_owned);
         let (mut name, mut seen, mut roles) = (profile, Vec::new(), Vec::new());
         let base = loop {

@@ -37,7 +37,7 @@ struct Parts {
 }
 
 /// Adds an access list of the system to one of the format.
-pub(super) fn add_access(value: &[u8], acl: &mut Acl) -> io::Result<()> {
+pub(crate) fn add_access(value: &[u8], acl: &mut Acl) -> io::Result<()> {
     let parts = parse(value)?;
     // Without a mask it equals the group bits of the mode.
     acl.group_object = parts.group_object.filter(|_| parts.mask.is_some());
@@ -46,7 +46,7 @@ pub(super) fn add_access(value: &[u8], acl: &mut Acl) -> io::Result<()> {
 }
 
 /// Adds a default list of the system to one of the format.
-pub(super) fn add_default(value: &[u8], acl: &mut Acl) -> io::Result<()> {
+pub(crate) fn add_default(value: &[u8], acl: &mut Acl) -> io::Result<()> {
     let parts = parse(value)?;
     let has_base = parts.user_object.or(parts.group_object).or(parts.other).or(parts.mask).is_some();
     acl.inherited = has_base.then(|| {
@@ -60,7 +60,7 @@ pub(super) fn add_default(value: &[u8], acl: &mut Acl) -> io::Result<()> {
 }
 
 /// The access list of the system for an object of this mode; `None` if the mode says everything.
-pub(super) fn access(acl: &Acl, mode: u32) -> Option<Vec<u8>> {
+pub(crate) fn access(acl: &Acl, mode: u32) -> Option<Vec<u8>> {
     if acl.users.is_empty() && acl.groups.is_empty() && acl.group_object.is_none() {
         return None;
     }
@@ -77,7 +77,7 @@ pub(super) fn access(acl: &Acl, mode: u32) -> Option<Vec<u8>> {
 }
 
 /// The default list of the system.
-pub(super) fn default(list: &DefaultAcl) -> Vec<u8> {
+pub(crate) fn default(list: &DefaultAcl) -> Vec<u8> {
     render(&Parts {
         group_object: list.group_object,
         groups: list.groups.clone(),

@@ -1,6 +1,6 @@
 //! Metadata of open files and directories.
 
-mod acl;
+pub(crate) mod acl;
 pub(super) mod flags;
 pub(super) mod read;
 pub(super) mod write;
