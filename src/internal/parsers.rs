@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -50,7 +51,7 @@ pub fn rewritten_upid(text: &str) -> Option<String> {
 pub fn rewritten_time(text: &str) -> Option<String> {
     let time = parse_rfc3339(text)?;
     let parsed: BackupTime = text.parse().ok()?;
-    assert_eq!(time, parsed.into(), "the two parsers agree");
+    assert_eq!(time, SystemTime::from(parsed), "the two parsers agree");
     Some(parsed.to_string())
 }
 

@@ -109,13 +109,6 @@ const ROOMS: [(&str, &[&str]); 35] = [
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),
     (
-        "internal",
-        &[
-            "backend", "base64", "calendar", "chunker", "crypt", "format", "http", "local", "packs", "pxar",
-            "rt", "s3", "store", "tree", "wire",
-        ],
-    ),
-    (
         "simulation",
         &[
             "backend",
@@ -143,10 +136,13 @@ const ROOMS: [(&str, &[&str]); 35] = [
         "internal",
         &[
             "backend",
+            "base64",
+            "calendar",
             "chunker",
             "crypt",
             "format",
             "http",
+            "local",
             "packs",
             "pxar",
             "rt",

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "testing")]
 mod histories;
+#[cfg(all(feature = "s3", feature = "testing", feature = "tokio"))]
+mod load;
 mod runtime;
 #[cfg(all(feature = "s3", feature = "testing"))]
 mod storm;

@@ -155,7 +155,7 @@ fn parts(input: &[u8], piece: usize) -> Vec<ArchivePart> {
 enum Part {
     Contents(Vec<u8>),
     End,
-    Entry(Bytes, FileKind, larder::pxar::Metadata),
+    Entry(Bytes, FileKind, Box<larder::pxar::Metadata>),
 }
 
 /// The parts of a whole unified archive, and the archive that an encoder makes of them, if it accepts them.
@@ -202,7 +202,7 @@ fn encoded_again(input: &[u8]) -> Option<(Vec<Part>, Option<Bytes>)> {
                         (kind, _) => encoder.special(&name, &entry.metadata, kind),
                     });
                 }
-                parts.push(Part::Entry(entry.path, entry.kind, entry.metadata));
+                parts.push(Part::Entry(entry.path, entry.kind, Box::new(entry.metadata)));
             }
             _ => return None,
         }
@@ -327,7 +327,7 @@ async fn looked_up(tree: &Tree, limit: usize) {
             let Some(entry) = check_error(entry) else { continue };
             check_path(&entry.path);
             match entry.kind {
-                FileKind::Directory if entry.path.iter().filter(|byte| **byte == b'/').count() < 20 => {
+                FileKind::Directory if entry.path.split(|byte| *byte == b'/').count() <= 20 => {
                     directories.push(entry.path);
                 }
                 FileKind::File { .. } | FileKind::HardLink { .. } => {
