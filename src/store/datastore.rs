@@ -30,12 +30,12 @@ pub struct Datastore {
 
 impl Datastore {
     /// Opens a store that larder or PBS made. Takes two concurrent requests and writes nothing: the first change gives a
-    /// store of PBS its identity, and takes a store in a bucket for this process. Without an identity, a third request looks for
-    /// the owner mark of PBS, and without that, listings look for snapshots and chunks.
+    /// store of PBS its identity, and takes a store in a bucket for this process. Without an identity, two listings look
+    /// for parts of a packed store, a third request for the owner mark of PBS, and without that, listings look for snapshots and chunks.
     ///
     /// # Errors
-    /// `NotFound` if there is no store; [`create`](Datastore::create) makes one. `InvalidInput` for options out of range; `Corrupt` if the identity cannot be read; `Conflict` if the store is
-    /// partly destroyed.
+    /// `NotFound` if there is no store; [`create`](Datastore::create) makes one. `InvalidInput` for options out of range; `Corrupt` if the identity cannot be read, or a packed store has
+    /// lost it: [`attach`](Datastore::attach) makes a new one. `Conflict` if the store is partly destroyed.
     pub async fn open(backend: Arc<dyn Backend>, options: Options) -> Result<Self> {
         let watch = opening(Operation::Open, &backend);
         trace::watch(watch, StoreInner::open(backend, options), opened).await.map(Self::of)
@@ -52,7 +52,8 @@ impl Datastore {
     }
 
     /// Opens an existing store in order to change it: one of PBS, or one that was detached. A store in a bucket then belongs to
-    /// this host, and to this process until it is closed; a store without an identity gets one.
+    /// this host, and to this process until it is closed; a store without an identity gets one. That includes a packed store that has lost it,
+    /// whose local state belongs to the old identity and can be deleted.
     ///
     /// # Errors
     /// As for [`open`](Datastore::open), including `NotFound`, after which nothing is written; `Busy` if another process uses the store; `Denied` if it belongs to another host;

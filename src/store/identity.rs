@@ -1,15 +1,19 @@
 //! Identity of a store, read and written.
 //!
-//! PBS ignores the object. A store made by PBS has none until this crate changes it. Reading never writes it.
+//! PBS ignores the object. A store made by PBS has none until this crate changes it. Reading never writes it. A packed store always has
+//! one, and is not opened without it.
 
 use std::ops::Deref;
 
 use bytes::Bytes;
 
-use crate::backend::{Backend, PutMode};
+use crate::backend::lock_wait::lock_store;
+use crate::backend::{Backend, LockMode, PutMode, has_objects};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::store_record::{LIMIT_BYTES, StoreRecord};
-use crate::format::layout::Key;
+use crate::format::layout::{Key, Prefix};
+use crate::format::name::Namespace;
+use crate::packs::PackOptions;
 use crate::rt::Runtime;
 
 /// The identity record of a store.
@@ -45,6 +49,21 @@ impl Identity {
         identity
             .map(|record| Some(Self(record)))
             .map_err(|error| Error::new(ErrorKind::Corrupt, "read").on(Key::Store).because(error))
+    }
+
+    /// Returns `true` if there are objects of a packed store. If it has no identity, it lost that: without one it would pass for an empty
+    /// store, whose chunks are objects of their own.
+    pub(super) async fn is_lost(backend: &dyn Backend) -> Result<bool> {
+        let content = Prefix::Enclosed(Box::new(Prefix::Namespace(Namespace::root())));
+        Ok(has_objects(backend, content).await? || has_objects(backend, Prefix::Packs).await?)
+    }
+
+    /// Gives a packed store an identity that lost its own.
+    pub(super) async fn replace_lost(backend: &dyn Backend) -> Result<()> {
+        let _held = lock_store(backend, LockMode::Shared).await?;
+        let pack_bytes = PackOptions::default().target_bytes()? as u64;
+        Self::draw(backend.runtime().as_ref()).packed(pack_bytes).create(backend).await?;
+        backend.barrier().await
     }
 
     /// Stores the identity of a new store. The caller holds the lock of the store.

@@ -65,6 +65,10 @@ impl StoreInner {
                 return Err(error.because("its destruction was begun and not finished"));
             }
             Some(identity) => OnceLock::from(identity),
+            None if Identity::is_lost(backend.as_ref()).await? => {
+                let error = Error::new(ErrorKind::Corrupt, "open the store").on(Key::Store);
+                return Err(error.because("a packed store has lost it; `Datastore::attach` makes a new one"));
+            }
             None if backend.has_store().await? => OnceLock::new(),
             None => {
                 return Err(Error::new(ErrorKind::NotFound, "open the store").because("there is no store"));

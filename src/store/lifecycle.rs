@@ -63,6 +63,10 @@ pub(super) async fn create(backend: Arc<dyn Backend>, options: Options) -> Resul
 
 /// See [`Datastore::attach`](crate::store::Datastore::attach).
 pub(super) async fn attach(backend: Arc<dyn Backend>, options: Options) -> Result<Arc<StoreInner>> {
+    let found = Identity::read(backend.as_ref()).await?;
+    if found.is_none() && Identity::is_lost(backend.as_ref()).await? {
+        Identity::replace_lost(backend.as_ref()).await?;
+    }
     let store = StoreInner::open(backend, options).await?;
     // A lease stays with the backend from here on; other locks are taken for each change.
     let _held = lock_store(store.backend.as_ref(), LockMode::Shared).await?;
@@ -113,17 +117,16 @@ pub(super) async fn destroy(backend: Arc<dyn Backend>) -> Result<Destruction> {
         return Err(Error::new(ErrorKind::NotFound, "destroy the store").because("there is no store"));
     }
     let alone = lock_alone(backend).await?;
-    let identity = match Identity::read(backend).await? {
-        Some(identity) => identity,
-        None => Identity::draw(backend.runtime().as_ref()),
-    };
+    let found = Identity::read(backend).await?;
+    let may_be_packed = found.as_ref().is_none_or(|identity| identity.pack_bytes().is_some());
+    let identity = found.unwrap_or_else(|| Identity::draw(backend.runtime().as_ref()));
     if let Some(write_blocker) = identity.write_blocker() {
         return Err(Error::new(ErrorKind::Unsupported, "destroy the store").because(write_blocker));
     }
     identity.clone().mark_destroying(backend).await?;
     backend.barrier().await?;
     let mut done = Destruction::default();
-    for query in parts(identity.pack_bytes().is_some()) {
+    for query in parts(may_be_packed) {
         let mut keys = Vec::new();
         for entry in list_all(backend, &ListQuery::all(query)).await?.into_entries() {
             match entry {
