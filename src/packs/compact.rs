@@ -91,7 +91,9 @@ impl PackedBackend {
         is_settled: &(dyn Fn(Option<SystemTime>) -> bool + Sync),
     ) -> Result<Compacted> {
         let packs = &self.packs;
-        let listed = packs.listing_of(begin).await?.packs.keys().copied().collect();
+        let listing = packs.listing_of(begin).await?;
+        listing.check_readable("merge segments behind")?;
+        let listed = listing.packs.keys().copied().collect();
         let segments = packs.list_segments().await?.segments;
         let compaction = Compaction { is_settled, listed, segments };
         let mut compacted = Compacted::default();

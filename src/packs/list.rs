@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::backend::{Cursor, ListEntry, ListPage, ListQuery, Pager};
+use crate::backend::{Cursor, ListEntry, ListPage, ListQuery, Pager, Unreadable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::larder::pack::name::PackName;
@@ -35,6 +35,15 @@ const REMEMBERED: usize = 8;
 pub(super) struct PackListing {
     foreign: Vec<String>,
     pub(super) packs: HashMap<PackName, (u64, SystemTime)>,
+    /// Links and other entries in the place of packs.
+    unreadable: Vec<Unreadable>,
+}
+
+impl PackListing {
+    /// Fails if there is anything in the place of a pack that cannot be read: what deletes must not take the pack for absent.
+    pub(super) fn check_readable(&self, action: &'static str) -> Result<()> {
+        self.unreadable.first().map_or(Ok(()), |unreadable| Err(unreadable.error(action)))
+    }
 }
 
 /// Recent listings of packs, by the numbers in the cursors.
@@ -99,7 +108,7 @@ impl Packs {
         foreign
     }
 
-    /// Lists all packs.
+    /// Lists all packs. One that cannot be read is not among them, so that no writer relies on it.
     pub(super) async fn list_packs(&self) -> Result<PackListing> {
         let mut listing = PackListing::default();
         let mut pager = Pager::new(ListQuery::all(Prefix::Packs));
@@ -112,7 +121,7 @@ impl Packs {
                         }
                     }
                     ListEntry::Foreign(path) => listing.foreign.push(path),
-                    ListEntry::Unreadable(unreadable) => return Err(unreadable.error("list packs")),
+                    ListEntry::Unreadable(unreadable) => listing.unreadable.push(unreadable),
                     ListEntry::Name(_) | ListEntry::Prefix(_) => {}
                 }
             }

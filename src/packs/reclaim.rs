@@ -140,6 +140,7 @@ impl PackedBackend {
     /// The packs of a listing that began with this cursor.
     pub(crate) async fn list_states(&self, begin: &Cursor) -> Result<Vec<ListedPack>> {
         let listing = self.packs.listing_of(begin).await?;
+        listing.check_readable("collect packs behind")?;
         Ok(self.packs.states(&listing))
     }
 

@@ -61,15 +61,18 @@ impl Survey {
     /// The next page, which may be empty; `None` after the last.
     ///
     /// # Errors
-    /// Any failure to list packs, or to read records.
+    /// Any failure to list packs, or to read records; `Corrupt` if an entry in the place of a pack cannot be read.
     pub(crate) async fn next(&mut self) -> Result<Option<SurveyPage>> {
         if self.is_over {
             return Ok(None);
         }
         let packs = &self.packed.packs;
-        let listing = match &self.listing {
-            Some(listing) => listing,
-            None => self.listing.insert(packs.listing_of(&self.begin).await?),
+        let listing = if let Some(listing) = &self.listing {
+            listing
+        } else {
+            let listing = packs.listing_of(&self.begin).await?;
+            listing.check_readable("collect garbage behind")?;
+            self.listing.insert(listing)
         };
         let (copies, limit) = packs.page(&self.query, self.after.as_ref(), listing).await?;
         let (state, now) = (packs.state(), packs.runtime().now());
