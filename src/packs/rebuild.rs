@@ -59,7 +59,9 @@ impl PackedBackend {
     pub(crate) async fn find_index_damage(&self) -> Result<IndexDamage> {
         let packs = &self.packs;
         packs.refresh().await?;
+        packs.read_all_records().await?;
         let listing = packs.list_packs().await?;
+        listing.check_readable("rebuild the index behind")?;
         let mut damage = IndexDamage::default();
         let mut absent = Vec::new();
         {

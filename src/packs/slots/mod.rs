@@ -74,6 +74,25 @@ impl Packs {
         Ok((is_complete && !is_gone).then_some(runs))
     }
 
+    /// Reads all records, after which the view knows each damaged segment.
+    ///
+    /// # Errors
+    /// Any failure other than damage.
+    pub(super) async fn read_all_records(&self) -> Result<()> {
+        let segments: Vec<_> = self.state().view.segments().values().cloned().collect();
+        for known in segments {
+            let mut slot = Some(0);
+            while let Some(first) = slot {
+                slot = match self.records_from(&known, first).await {
+                    Ok((_, next)) => next,
+                    Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => None,
+                    Err(error) => return Err(error),
+                };
+            }
+        }
+        Ok(())
+    }
+
     /// The records of a segment from a slot on, and the slot behind them; all of them if they are in memory.
     ///
     /// # Errors
