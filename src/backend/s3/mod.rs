@@ -46,7 +46,7 @@ use crate::backend::{
     PutMode, Removal, Touched, Version,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::layout::{Key, Prefix};
+use crate::format::layout::{ENCLOSURE, Key, Prefix};
 use crate::rt::Runtime;
 use crate::s3::{
     BucketClient, Condition, Head, ListRequest, ListedPage, Risk, S3Capabilities, S3Client, Support,
@@ -124,7 +124,11 @@ impl S3Backend {
         let store = if store.is_empty() { String::new() } else { format!("{store}/") };
         let place = Place {
             conditional,
-            data: [format!("{store}{CONTENT}"), format!("{store}{}", Prefix::Chunks)],
+            data: [
+                format!("{store}{CONTENT}"),
+                format!("{store}{}", Prefix::Chunks),
+                format!("{store}{ENCLOSURE}"),
+            ],
             in_use: format!("{store}{}", Key::InUse),
             lease: format!("{store}{}", Key::Lease),
             quoted_tags: server.quoted_tags,

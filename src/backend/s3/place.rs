@@ -7,7 +7,7 @@ use crate::s3::Condition;
 pub(super) struct Place {
     pub(super) conditional: bool,
     /// The prefixes of all keys with data.
-    pub(super) data: [String; 2],
+    pub(super) data: [String; 3],
     pub(super) in_use: String,
     pub(super) lease: String,
     pub(super) quoted_tags: bool,
