@@ -89,6 +89,19 @@ impl SimBucket {
         }
     }
 
+    /// All objects.
+    pub fn contents(&self) -> BTreeMap<String, Bytes> {
+        self.state().objects.iter().map(|(key, object)| (key.clone(), object.body.clone())).collect()
+    }
+
+    /// Puts an object into the bucket, or removes it.
+    pub fn set(&self, key: &str, body: Option<Bytes>) {
+        match body {
+            Some(body) => _ = self.put(key, body),
+            None => self.change(key, None),
+        }
+    }
+
     /// A number below `end`.
     pub fn draw(&self, end: u64) -> u64 {
         let mut bytes = [0; 8];
@@ -194,6 +207,9 @@ impl SimBucket {
                 let Some(range) = header("range") else { return (200, headers, object.body) };
                 let (first, last) = range.trim_start_matches("bytes=").split_once('-').unwrap();
                 let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+                if first >= object.body.len() {
+                    return refused(416, "InvalidRange");
+                }
                 let last = last.min(object.body.len() - 1);
                 headers.push(("content-range", format!("bytes {first}-{last}/{}", object.body.len())));
                 (206, headers, object.body.slice(first..=last))

@@ -3,4 +3,5 @@
 mod basic;
 mod bucket;
 mod damage;
+mod matrix;
 mod resume;
