@@ -151,7 +151,8 @@ fn below(roots: &[PathBuf], path: &Path) -> io::Result<Option<String>> {
     let strip = |path: &Path| {
         let relative = roots.iter().find_map(|root| path.strip_prefix(root).ok())?;
         let is_plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
-        is_plain.then(|| relative.to_owned())
+        // Each path has one form: an empty part or a `.` is left out.
+        is_plain.then(|| relative.components().collect::<PathBuf>())
     };
     if path.as_os_str().as_bytes().contains(&0) {
         // A crash may leave such bytes. No file has such a name.
