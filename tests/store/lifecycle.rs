@@ -156,9 +156,9 @@ fn only_create_makes_a_new_store() {
 fn a_pbs_store_is_recognised_by_its_mark_its_metadata_or_its_chunks() {
     let chunk = format!("store/.chunks/bb9f/bb9f{}", "0".repeat(60));
     let proofs: [(&str, &str, u64); 3] = [
-        ("store/.in-use", r#"{"hostname":"pbs"}"#, 3),
-        ("store/.cnt/vm/1/owner", "root@pam\n", 4),
-        (&chunk, "x", 5),
+        ("store/.in-use", r#"{"hostname":"pbs"}"#, 5),
+        ("store/.cnt/vm/1/owner", "root@pam\n", 6),
+        (&chunk, "x", 7),
     ];
     for (key, body, wanted) in proofs {
         let server = FaultServer::start(fault_server::Options::default());
