@@ -21,6 +21,8 @@ use crate::verify::options::{Recording, Repair, VerifyMode, VerifyOptions};
 use crate::verify::progress::Progress;
 use crate::verify::report::{SkipReason, SkippedSnapshot, VerifyReport};
 
+/// Number of references up to which chunks are looked up by name, where that is cheap, and not listed.
+const MOST_LOOKED_UP: u64 = 1 << 16;
 /// The group that PBS skips when it verifies a whole store.
 const BENCHMARK: &str = "benchmark";
 
@@ -64,7 +66,8 @@ pub struct VerifyEstimate {
 }
 
 /// Plans a verification and computes its cost. Lists the snapshots; for a full run or a sample of a whole store
-/// also the chunks, and for a smaller scope it reads the manifests. Writes nothing.
+/// also the chunks, and for a smaller scope it reads the manifests. In a directory with few chunks, a full run reads the indexes instead, and looks up the chunks
+/// that they name. Writes nothing.
 ///
 /// [`Scope::Store`] covers all snapshots except those of groups `host/benchmark`, as in PBS.
 ///
@@ -248,6 +251,15 @@ impl VerifyPlan {
     async fn chunks_at_most(&self, references: u64) -> Result<(u64, u64)> {
         let control = Control::new(&self.options);
         if self.scope == Scope::Store {
+            let capabilities = self.store.inner().backend().capabilities();
+            // The budget of a sample is for the sample.
+            let looks_up = self.options.mode == VerifyMode::Full
+                && references <= MOST_LOOKED_UP
+                && capabilities.cheap_presence
+                && !capabilities.deep_listings;
+            if looks_up && let Some(found) = listing::count_named(&self.store, &self.targets).await {
+                return Ok(found);
+            }
             return listing::count(&self.store, references, &control).await;
         }
         let mut bytes = 0_u64;

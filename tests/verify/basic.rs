@@ -196,6 +196,32 @@ fn every_mode_finds_a_sound_store_sound() {
 }
 
 #[test]
+fn a_full_run_of_a_small_store_lists_no_chunks_and_knows_its_cost() {
+    block_on(async {
+        let around = Around::new().await;
+        back_up(&around.store, "vm/1", &[1, 2, 3]).await;
+        back_up(&around.store, "vm/1", &[1, 2, 4, 4]).await;
+        around.record.reset();
+        let mut plan = verify::plan(&around.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
+        let estimate = *plan.estimate();
+        // Four of the images and one of each stream.
+        assert_eq!((estimate.chunks, estimate.references), (6, 9));
+        let report = plan.execute().await.unwrap();
+        let lists = around.record.calls().into_iter().filter(|call| call.method == Method::List);
+        assert_eq!(lists.filter(|call| call.prefix == Some(Prefix::Chunks)).count(), 0);
+        assert_eq!((report.chunks.digest, report.bytes), (6, estimate.bytes), "{estimate:?}");
+        // An index that cannot be read says nothing about its chunks: they are listed.
+        let snapshot = around.store.latest_snapshot(&group("vm/1")).await.unwrap().unwrap().name().clone();
+        around.spoil(&Key::Archive(snapshot, "disk.img.fidx".parse().unwrap()), flipped).await;
+        around.record.reset();
+        let plan = verify::plan(&around.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
+        assert_eq!(plan.estimate().chunks, 6);
+        let lists = around.record.calls().into_iter().filter(|call| call.method == Method::List);
+        assert!(lists.filter(|call| call.prefix == Some(Prefix::Chunks)).count() > 0);
+    });
+}
+
+#[test]
 fn any_damage_is_found_reported_and_healed_by_the_next_backup() {
     everywhere(|place| {
         Box::pin(async move {
