@@ -23,6 +23,8 @@ use crate::format::layout::{Key, Prefix};
 const MANY_ABSENT: usize = 16;
 /// Maximum number of entries on a page.
 const PAGE_ENTRIES: usize = 4096;
+/// The same for the snapshots of a group: each page reads all names of its directory, and every backup needs the last of them.
+const PAGE_SNAPSHOTS: usize = 1 << 14;
 
 pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> io::Result<ListPage> {
     let start = query.after.as_ref().map(Key::path);
@@ -33,6 +35,10 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
         details: query.details,
         disk,
         entries: Vec::new(),
+        most: match query.prefix {
+            Prefix::Group(_) if query.depth == Depth::Children => PAGE_SNAPSHOTS,
+            _ => PAGE_ENTRIES,
+        },
         until: query.until.as_ref().map(Key::path),
     };
     let more = if query.prefix == Prefix::Chunks { walk.chunks()? } else { walk.prefix(&query.prefix)? };
@@ -54,6 +60,8 @@ struct Walk<'a> {
     details: Details,
     disk: &'a Disk,
     entries: Vec<ListEntry>,
+    /// Maximum number of entries.
+    most: usize,
     until: Option<String>,
 }
 
@@ -170,6 +178,7 @@ impl Walk<'_> {
     /// The names in a directory in the order of their paths, those of directories ending in `/`.
     fn names(&self, path: &str) -> io::Result<Vec<(String, Kind)>> {
         let failed = |error| named(error, path);
+        let skipped = self.after.strip_prefix(path).and_then(|rest| rest.split('/').next());
         let listing = match self.disk.at_directory(path).and_then(fs::read_dir) {
             Err(error) if is_gone(&error) => return Ok(Vec::new()),
             listing => listing.map_err(failed)?,
@@ -182,7 +191,12 @@ impl Walk<'_> {
                 Err(error) if is_gone(&error) => continue,
                 found => Kind::of(found.map_err(failed)?),
             };
-            let mut name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if skipped.is_some_and(|skipped| comes_before(&name, skipped)) {
+                continue;
+            }
+            let mut name = name.into_owned();
             if path.is_empty() && (name.starts_with('.') || name == "lost+found") {
                 continue;
             }
@@ -249,8 +263,14 @@ impl Walk<'_> {
 
     fn push(&mut self, entry: ListEntry) -> Progress {
         self.entries.push(entry);
-        if self.entries.len() >= PAGE_ENTRIES { Progress::Full } else { Progress::Done }
+        if self.entries.len() >= self.most { Progress::Full } else { Progress::Done }
     }
+}
+
+/// Returns `true` if everything at and below a name comes before the path that continues with `component`.
+fn comes_before(name: &str, component: &str) -> bool {
+    // The path of a directory goes on with `/`, which comes after some characters of names.
+    name < component && !component.starts_with(name)
 }
 
 /// The failure of a listing, with the path at which it happened.
@@ -265,4 +285,26 @@ fn is_link(error: &io::Error) -> bool {
 /// Returns `true` if the entry was removed during the walk, or a file has replaced a directory.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_name_is_skipped_only_if_all_its_paths_come_before(
+            name in "[!-0a]{1,3}",
+            component in "[!-0a]{0,3}",
+            below in "[!-0a]{0,2}",
+        ) {
+            prop_assume!(!name.contains('/') && !component.contains('/'));
+            let paths = [name.clone(), format!("{name}/{below}")];
+            let after = [component.clone(), format!("{component}/{below}"), format!("{component}/")];
+            let all = paths.iter().all(|path| after.iter().all(|after| path < after));
+            prop_assert!(!comes_before(&name, &component) || all);
+        }
+    }
 }
