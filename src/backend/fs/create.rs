@@ -85,9 +85,7 @@ pub(super) fn create(root: &Path, options: &FsOptions) -> Result<()> {
             }
         };
         if options.prefix_directories == PrefixDirectories::AtOnce {
-            for prefix in 0..=0xffff {
-                disk.make_directory(&format!("{building}/{prefix:04x}"), 0o750)?;
-            }
+            disk.make_directories(&building, (0..=0xffff).map(|prefix| format!("{prefix:04x}")), 0o750)?;
         }
         disk.rename(&building, CHUNKS, Replacing::Intended)?;
         disk.sync_filesystems()
