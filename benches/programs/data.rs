@@ -144,10 +144,11 @@ impl Random {
             let wanted = usize::try_from(left.min(1 << 16)).unwrap_or(0);
             while block.len() < wanted {
                 let word = self.next();
-                if number % 2 == 0 {
+                if number.is_multiple_of(2) {
                     block.extend_from_slice(&word.to_le_bytes()[..6]);
                 } else {
-                    block.extend((0..24).map(|at| b"acgt"[(word >> (2 * at)) as usize % 4]));
+                    let pairs = word.to_le_bytes();
+                    block.extend((0..24).map(|at| b"acgt"[usize::from(pairs[at / 4] >> (2 * (at % 4)) & 3)]));
                 }
             }
             file.write_all(&block[..wanted])?;

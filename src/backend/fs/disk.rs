@@ -326,12 +326,11 @@ impl Disk {
             let made = rustix::fs::mkdirat(&directory, name.as_str(), mode_bits);
             made.map_err(|error| named("make a directory")(error.into()))?;
             self.note(|| DiskOp::MakeDirectory { path: format!("{parent}/{name}") });
-            let is_withheld = match is_withheld {
-                Some(known) => known,
-                None => {
-                    let found = fs::symlink_metadata(full.join(&name))?;
-                    *is_withheld.insert(found.permissions().mode() & 0o7777 != mode)
-                }
+            let is_withheld = if let Some(known) = is_withheld {
+                known
+            } else {
+                let found = fs::symlink_metadata(full.join(&name))?;
+                *is_withheld.insert(found.permissions().mode() & 0o7777 != mode)
             };
             if is_withheld {
                 fs::set_permissions(full.join(&name), fs::Permissions::from_mode(mode))?;
