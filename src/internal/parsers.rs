@@ -9,9 +9,11 @@ use bytes::Bytes;
 
 use crate::base64;
 use crate::calendar::parse_rfc3339;
+#[cfg(feature = "s3")]
 use crate::error::Result;
 use crate::format::Digest;
 use crate::format::larder::gc_candidates::GcCandidates;
+#[cfg(feature = "s3")]
 use crate::format::larder::lease_record::Record;
 use crate::format::larder::store_record::StoreRecord;
 use crate::format::name::BackupTime;
@@ -29,6 +31,7 @@ pub fn rewritten_gc_candidates(list: &[u8], epoch: u64) -> Option<Bytes> {
 }
 
 /// The lease of a store in a bucket.
+#[cfg(feature = "s3")]
 pub fn rewritten_lease(json: &[u8]) -> Option<Vec<u8>> {
     Record::parse(json).ok()?.encode().ok()
 }
