@@ -78,16 +78,22 @@ impl<'a> Call<'a> {
     }
 }
 
-/// A response, and `true` if an earlier attempt may have been executed too.
+/// A response, and the attempts before it.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) ambiguous: bool,
     /// Read from the response when it was judged.
     pub(super) refusal: Option<Refusal>,
     pub(super) response: Response,
+    /// Number of earlier attempts that may have been executed.
+    pub(super) unanswered: u32,
 }
 
 impl Answer {
+    /// Returns `true` if an earlier attempt may have been executed too.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.unanswered > 0
+    }
+
     pub(super) fn status(&self) -> u16 {
         self.response.status
     }
@@ -102,7 +108,7 @@ impl Answer {
 
     /// The error for an unsuccessful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).
     pub(super) fn into_error(self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
-        let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
+        let kind = if self.is_ambiguous() { ErrorKind::Unavailable } else { kind };
         let refusal = self.refusal.unwrap_or_else(|| refusal(&self.response).0);
         Error::new(kind, action).on(subject).because(refusal)
     }

@@ -51,7 +51,6 @@ pub struct ClockOffset(pub i64);
 /// State of a call after some attempts.
 #[derive(Default)]
 struct Course {
-    ambiguous: bool,
     attempts: u32,
     /// Outcome of the last attempt, in a word of this crate or a code of the server.
     cause: String,
@@ -63,6 +62,8 @@ struct Course {
     /// Endpoint to which the server redirected this call.
     place: Option<Place>,
     reconnects: u32,
+    /// Number of attempts that changed something and may have been executed.
+    unanswered: u32,
     /// Time for which the server wants no further request, as far as the last attempt shows.
     wait: Option<Duration>,
 }
@@ -78,7 +79,7 @@ enum Remedy {
 impl Course {
     /// The final error. If an attempt may have been executed, the error claims nothing else, whatever came last (I6).
     fn fail(&self, kind: ErrorKind, action: &'static str, subject: &str) -> Error {
-        let kind = if self.ambiguous { ErrorKind::Unavailable } else { kind };
+        let kind = if self.unanswered > 0 { ErrorKind::Unavailable } else { kind };
         let error = Error::new(kind, action).on(subject);
         match self.wait {
             Some(wait) => error.retry_in(wait),
@@ -208,7 +209,7 @@ impl Shared {
                 Ok(response) if verdict == Verdict::Answer => {
                     self.budget.answered();
                     let refusal = judgement.refusal;
-                    return Ok(Answer { ambiguous: course.ambiguous, refusal, response });
+                    return Ok(Answer { refusal, response, unanswered: course.unanswered });
                 }
                 Ok(response) => {
                     let refused = matches!(verdict, Verdict::Never(_)) && !response.is_success();
@@ -226,10 +227,10 @@ impl Shared {
             course.cause = cause(error.as_ref());
             course.attempts += 1;
             course.failed = Some(self.runtime.monotonic());
-            course.ambiguous |= call.operation.writes() && may_have_happened;
+            course.unanswered += u32::from(call.operation.writes() && may_have_happened);
             if may_have_happened && let Some(response) = self.found_stored(call, deadline).await {
                 self.budget.answered();
-                return Ok(Answer { ambiguous: true, refusal: None, response });
+                return Ok(Answer { refusal: None, response, unanswered: course.unanswered });
             }
             let signed = SignedFor { credentials: &credentials, place: &place };
             if let Next::Fail(kind) = self.next(call.operation, verdict, &mut course, &signed, deadline).await

@@ -102,7 +102,7 @@ impl BucketClient {
         }
         let answered = parse_deleted(&answer.response.body);
         let answered = answered.map_err(|error| from_document(error, action, subject))?;
-        Ok((answered.errors, answer.ambiguous))
+        Ok((answered.errors, answer.is_ambiguous()))
     }
 }
 

@@ -248,13 +248,15 @@ impl BucketClient {
             call.header("cache-control", "no-transform");
             condition.apply(&mut call);
             self.storage_headers(&mut call);
+            let mut unanswered = u32::MAX;
             let doubt = match self.call("store", &call).await {
                 Ok(answer) if answer.is_success() => {
                     let etag = answer.header("etag").unwrap_or_default().to_owned();
-                    return Ok(Stored { etag, is_over: !answer.ambiguous });
+                    return Ok(Stored { etag, is_over: !answer.is_ambiguous() });
                 }
                 // An earlier attempt may have stored it.
-                Ok(answer) if answer.status() == 412 && answer.ambiguous => {
+                Ok(answer) if answer.status() == 412 && answer.is_ambiguous() => {
+                    unanswered = answer.unanswered;
                     answer.into_error(ErrorKind::Unavailable, "store", key)
                 }
                 Ok(answer) => return Err(condition_failed(answer, condition, "store", key)),
@@ -263,7 +265,8 @@ impl BucketClient {
                 Err(error) => return Err(error),
             };
             let etag = self.find(key, &call.body, condition, doubt).await?;
-            Ok(Stored { etag, is_over: false })
+            // The key was free, so the only attempt without an answer is the one that stored it.
+            Ok(Stored { etag, is_over: unanswered == 1 && *condition == Condition::Absent })
         })
     }
 
@@ -326,9 +329,9 @@ impl BucketClient {
             let answer = self.call("delete", &call).await?;
             match answer.status() {
                 // With a condition too: equal contents have equal tags, even when they are stored again.
-                200..300 | 404 if answer.ambiguous => Ok(Deletion::InDoubt),
+                200..300 | 404 if answer.is_ambiguous() => Ok(Deletion::InDoubt),
                 200..300 | 404 => Ok(Deletion::Final),
-                412 if answer.ambiguous => match self.head(key).await {
+                412 if answer.is_ambiguous() => match self.head(key).await {
                     Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),
                     _ => Err(answer.into_error(ErrorKind::Unavailable, "delete", key)),
                 },

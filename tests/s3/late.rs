@@ -145,9 +145,13 @@ fn a_snapshot_is_not_deleted_while_its_manifest_may_be_stored_again() {
         next.clock.leap(31 * 60);
         next.store.delete_snapshot(&name).await.unwrap();
         assert_eq!(view(&next.store).await, [""]);
-        // An answered put is over at once.
-        let name = small(&next.store, &group()).await;
-        next.store.delete_snapshot(&name).await.unwrap();
+        // An answered put is over at once, and one that was executed before it was repeated.
+        for _ in 0..2 {
+            let name = small(&next.store, &group()).await;
+            next.store.delete_snapshot(&name).await.unwrap();
+            let rule = Rule::on("PUT").path(|path| path.ends_with("index.json.blob")).first(1);
+            server.add(rule.then(Action::ExecuteThenDrop));
+        }
         next.close().await;
     });
 }

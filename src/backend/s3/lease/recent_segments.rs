@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::s3::lease::{Lease, Moment, State, unix_seconds};
+use crate::backend::s3::lease::{Lease, Moment, unix_seconds};
 use crate::error::{ErrorKind, Result};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::layout::Key;
@@ -101,7 +101,8 @@ impl Lease {
     /// # Errors
     /// Any failure to read the lease, unless it is absent, damaged, or may not be read.
     pub(in crate::backend::s3) async fn segments_to_look_for(&self) -> Result<Vec<SegmentName>> {
-        if matches!(&*self.state(), State::Held(_)) {
+        // Not if the lease is overdue: another process may have taken it over.
+        if self.lease_term().is_some() {
             return Ok(self.recent_segments().0.keys().copied().collect());
         }
         let found = match self.read().await {
