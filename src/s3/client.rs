@@ -213,7 +213,8 @@ impl Shared {
                 }
                 Ok(response) => {
                     let refused = matches!(verdict, Verdict::Never(_)) && !response.is_success();
-                    let refused = refused || (300..500).contains(&response.status);
+                    let refused =
+                        refused || (300..500).contains(&response.status) || judgement.is_throttled();
                     (Box::new(judgement.into_refusal(&response)), !refused)
                 }
                 Err(error) => {

@@ -99,6 +99,12 @@ impl Judgement {
         }
     }
 
+    /// Returns `true` if the server says that it had no time for the request, by a code of its own: it did not execute it. A proxy that
+    /// answers without a code does not know that.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| is_throttling(&refusal.code))
+    }
+
     /// The refusal by this response, which was judged.
     pub(super) fn into_refusal(self, response: &Response) -> Refusal {
         self.refusal.unwrap_or_else(|| refusal(response).0)
@@ -163,6 +169,21 @@ fn judge_status(
     }
 }
 
+/// Returns `true` for a code by which a server refuses a request because there are too many.
+fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "SlowDown"
+            | "SlowDownRead"
+            | "SlowDownWrite"
+            | "Throttling"
+            | "ThrottlingException"
+            | "TooManyRequests"
+            | "RequestLimitExceeded"
+            | "RequestThrottled"
+    )
+}
+
 /// Returns `true` if 404 with this code means that the requested object or bucket is missing.
 fn proves_absence(operation: Operation, code: &str) -> bool {
     mutated!("any-404-is-absence" => return true);
@@ -182,16 +203,8 @@ pub(super) fn skew(response: &Response, now: SystemTime) -> Option<SystemTime> {
 /// Returns `Some(true)` for a throttling code, `Some(false)` for another temporary failure, and `None` for a permanent one.
 pub(super) fn passes(code: &str) -> Option<bool> {
     match code {
-        "SlowDown"
-        | "SlowDownRead"
-        | "SlowDownWrite"
-        | "Throttling"
-        | "ThrottlingException"
-        | "TooManyRequests"
-        | "RequestLimitExceeded"
-        | "ServiceUnavailable"
-        | "BandwidthLimitExceeded"
-        | "RequestThrottled" => Some(true),
+        "ServiceUnavailable" | "BandwidthLimitExceeded" => Some(true),
+        code if is_throttling(code) => Some(true),
         // The last group: the body was damaged in transit (H125).
         "InternalError"
         | "RequestTimeout"

@@ -307,9 +307,19 @@ impl Lease {
     }
 
     /// Reads the lease, and fails if it is not that of this process.
+    ///
+    /// Renews it instead if it does not list each recent segment yet: whoever may publish a snapshot now must not leave one out if it dies
+    /// right after.
     pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         mutated!("lease-is-not-confirmed" => return Ok(()));
+        if self.has_unlisted_segments() {
+            let _alone = self.changing.lock().await;
+            let state = self.state().clone();
+            if let State::Held(held) = state {
+                return self.renew(held).await;
+            }
+        }
         self.confirm().await
     }
 

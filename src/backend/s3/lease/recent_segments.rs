@@ -5,18 +5,18 @@
 //!
 //! | event | the list |
 //! |---|---|
-//! | a segment is stored, or the answer is lost | it is added, and the next renewal or the release writes it |
+//! | a segment is stored, or the answer is lost | it is added; the next renewal or the release writes it, and at the latest the check of the lease before a snapshot is published, which renews it then instead of reading it |
 //! | a segment is deleted | it is removed |
 //! | the lease is taken | the new holder continues the list |
 //! | segments are listed | those on the list that the listing lacks are looked up by name |
 //!
-//! So this costs no request but one read of the lease for each listing of a process that does not hold it. A process that dies may leave
-//! out what it stored since its last renewal, 20 seconds ago at most; other processes see that when listings do.
+//! So this costs no request but one read of the lease for each listing of a process that does not hold it. No snapshot is published before
+//! the lease lists its segments.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::s3::lease::{Lease, Moment, unix_seconds};
+use crate::backend::s3::lease::{Lease, Moment, State, unix_seconds};
 use crate::error::{ErrorKind, Result};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::layout::Key;
@@ -79,6 +79,15 @@ impl Lease {
     pub(in crate::backend::s3) fn note_deleted(&self, key: &Key) {
         if let Key::Segment(name) = key {
             self.recent_segments().0.remove(name);
+        }
+    }
+
+    /// Returns `true` if the stored lease lacks a segment that it should list.
+    pub(super) fn has_unlisted_segments(&self) -> bool {
+        let listed = self.listed_segments(self.moment());
+        match &*self.state() {
+            State::Held(held) => listed.keys().any(|name| !held.record.segments.contains_key(name)),
+            State::Free | State::Lost(_) => false,
         }
     }
 
