@@ -17,6 +17,7 @@ use crate::format::Digest;
 use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
+use crate::packs::PackedBackend;
 use crate::trace;
 
 /// Reads chunks for one handle.
@@ -27,6 +28,7 @@ pub(super) struct Fetcher {
     pub(super) codecs: Arc<Codecs>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
+    packs: Option<PackedBackend>,
     /// The presence records of this handle.
     pub(super) presence: Arc<Presence>,
 }
@@ -48,11 +50,12 @@ impl Fetcher {
         backend: Arc<dyn Backend>,
         codecs: Arc<Codecs>,
         local: Option<Arc<LocalState>>,
+        packs: Option<PackedBackend>,
         identity: Option<&str>,
     ) -> Self {
         let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
         let binding = Binding::new(identity, &presence);
-        Self { backend, binding, codecs, flights: Mutex::default(), local, presence }
+        Self { backend, binding, codecs, flights: Mutex::default(), local, packs, presence }
     }
 
     /// Joins the read of a chunk in progress, or begins one. It continues while any reader wants it.
@@ -162,17 +165,34 @@ impl Fetcher {
     ) -> Result<(Bytes, Bytes)> {
         // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.suspects().contains(&digest);
+        let mut fetched = self.fetch_copy(digest, length, key).await;
+        // In a packed store, another process may have stored a good copy elsewhere.
+        if let (Err(error), Some(packs)) = (&fetched, &self.packs)
+            && error.kind() == ErrorKind::Corrupt
+            && packs.look_for_copies().await?
+        {
+            fetched = self.fetch_copy(digest, length, key).await;
+        }
+        let fetched = fetched?;
+        if was_suspect {
+            self.suspects().remove(&digest);
+        }
+        Ok(fetched)
+    }
+
+    async fn fetch_copy(
+        &self,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<(Bytes, Bytes)> {
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
         let (codecs, key) = (Arc::clone(&self.codecs), key.cloned());
         let decode = move || {
             let plaintext = codecs.decode(object.bytes.clone(), digest, length, key.as_ref())?;
             Ok((object.bytes, plaintext))
         };
-        let fetched = self.backend.runtime().run_blocking("decode chunk", decode).await?;
-        if was_suspect {
-            self.suspects().remove(&digest);
-        }
-        Ok(fetched)
+        self.backend.runtime().run_blocking("decode chunk", decode).await
     }
 
     /// Keeps the stored form of a chunk on the local disk, if there is local state. A failure to keep it is ignored (H63).

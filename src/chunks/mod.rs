@@ -142,7 +142,7 @@ impl ChunkStore {
         identity: Option<&str>,
     ) -> Self {
         let codecs = Codecs::new(level, kept_bytes);
-        let fetcher = Fetcher::new(Arc::clone(&backend), codecs, local, identity);
+        let fetcher = Fetcher::new(Arc::clone(&backend), codecs, local, packs.clone(), identity);
         Self {
             backend,
             fetcher: Arc::new(fetcher),

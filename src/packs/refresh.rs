@@ -15,8 +15,8 @@ use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::records::SlotRecords;
 use crate::format::larder::segment::{MAX_SEGMENT_BYTES, Segment};
 use crate::format::layout::{Key, Prefix};
-use crate::packs::Packs;
 use crate::packs::view::View;
+use crate::packs::{PackedBackend, Packs};
 
 /// A segment in a listing.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +65,23 @@ struct Wanted {
 const READS_IN_FLIGHT: usize = 8;
 /// Time after which a listing that lags is made again.
 const LAG_TIME: Duration = Duration::from_mins(1);
+/// Time after which the view is read again for another copy of a damaged chunk. A verification may find many.
+const COPY_TIME: Duration = Duration::from_mins(1);
 /// Bytes at the start of a segment that contain the heads of most.
 const HEAD_BYTES: u64 = 256 << 10;
+
+impl PackedBackend {
+    /// Reads the view again, once a minute at most, if another process may have stored a second copy of a chunk since. Returns `true` if it was read.
+    ///
+    /// # Errors
+    /// As for a listing of segments.
+    pub(crate) async fn look_for_copies(&self) -> Result<bool> {
+        if self.packs.since_refreshed() < COPY_TIME {
+            return self.packs.catch_up_if_behind().await;
+        }
+        self.packs.refresh_if_stale().await
+    }
+}
 
 impl Packs {
     /// Reads the view again, unless this process alone may have changed the store since it was read. Returns `true` if it was read.
@@ -94,6 +109,13 @@ impl Packs {
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _alone = self.refreshing.lock().await;
         self.read_segments().await
+    }
+
+    /// As [`catch_up`](Self::catch_up). Returns `true` if the view was read.
+    async fn catch_up_if_behind(self: &Arc<Self>) -> Result<bool> {
+        let was_behind = self.is_behind();
+        self.catch_up().await?;
+        Ok(was_behind)
     }
 
     /// As [`refresh`](Self::refresh), if another handle of this process stored a segment since.

@@ -49,6 +49,15 @@ fn random_histories_with_faults_lose_no_acknowledged_snapshot() {
     }
 }
 
+/// Segments that a process lacked while listings lagged, and a good copy that another process stored of a chunk that this one knew as damaged.
+#[test]
+fn histories_that_failed_once_lose_no_acknowledged_snapshot() {
+    for seed in [2_022_758, 2_029_147, 2_033_527, 2_046_969] {
+        let failed = Simulation::default().run(seed).err();
+        assert!(failed.is_none(), "{}", failed.unwrap());
+    }
+}
+
 #[test]
 fn random_histories_with_local_state_lose_no_acknowledged_snapshot() {
     let directory = larder_testing::scratch();
