@@ -127,15 +127,16 @@ impl Marking<'_> {
         let ahead = INDEXES_AHEAD + store.inner().runtime().parallelism().get();
         let read = |info: ObjectInfo| async move {
             options.check_abort()?;
-            let marks = match store.inner().snapshot_files().checked_index(&info).await {
+            match store.inner().snapshot_files().checked_index(&info).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    check_gone(store, &info.key, error).await?;
-                    None
+                    read_again_or_gone(store, info, error).await
                 }
-                Err(_) if mutated!("gc-skips-unreadable-indexes") => None,
-                checked => Some(marks_of(store, checked?.index).await?),
-            };
-            Ok::<_, Error>((info, marks))
+                Err(_) if mutated!("gc-skips-unreadable-indexes") => Ok((info, None)),
+                checked => {
+                    let marks = marks_of(store, checked?.index).await?;
+                    Ok::<_, Error>((info, Some(marks)))
+                }
+            }
         };
         let mut reads = stream::iter(indexes).map(read).buffered(ahead);
         while let Some(done) = reads.next().await {
@@ -220,19 +221,35 @@ impl Marking<'_> {
     }
 }
 
-/// Makes sure that a missing index vanished with its whole snapshot, and not alone (H9).
-async fn check_gone(store: &Datastore, index: &Key, absent: Error) -> Result<()> {
-    mutated!("gc-believes-that-an-index-vanished" => return Ok(()));
-    let Key::Archive(snapshot, _) = index else { return Err(absent) };
+/// Reads an index that was absent once more, if a new snapshot of the same name has one. Otherwise makes sure that it vanished with its whole
+/// snapshot, and not alone (H9).
+async fn read_again_or_gone(
+    store: &Datastore,
+    listed: ObjectInfo,
+    absent: Error,
+) -> Result<(ObjectInfo, Option<IndexMarks>)> {
+    mutated!("gc-believes-that-an-index-vanished" => return Ok((listed, None)));
+    let Key::Archive(snapshot, _) = &listed.key else { return Err(absent) };
     let backend = store.inner().uncached_backend();
     // As readers do. A process that deletes the snapshot holds the lock briefly.
     let scope = LockScope::Snapshot(snapshot.clone());
     let held = lock_with_timeout(backend.as_ref(), &scope, LockMode::Shared, LOCK_WAIT).await?;
-    if !backend.has(&Key::Manifest(snapshot.clone())).await? && !backend.has(index).await? {
-        held.release_deleted().await;
-        return Ok(());
+    match backend.head(&listed.key).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if !backend.has(&Key::Manifest(snapshot.clone())).await? {
+                held.release_deleted().await;
+                return Ok((listed, None));
+            }
+        }
+        info => {
+            let info = info?;
+            match store.inner().snapshot_files().checked_index(&info).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                checked => return Ok((info, Some(marks_of(store, checked?.index).await?))),
+            }
+        }
     }
-    let error = Error::new(ErrorKind::Corrupt, "collect garbage").on(index);
+    let error = Error::new(ErrorKind::Corrupt, "collect garbage").on(&listed.key);
     Err(error.because("it is listed and cannot be found, although its snapshot exists"))
 }
 

@@ -181,6 +181,21 @@ fn an_index_that_vanished_without_its_snapshot_stops_the_collection() {
     }
 }
 
+/// A snapshot that was deleted and made again meanwhile, with the same name.
+#[test]
+fn an_index_that_is_there_again_keeps_its_chunks() {
+    for is_bucket in [false, true] {
+        block_on(async {
+            let scene = scene(is_bucket).await;
+            let index = scene.index.clone();
+            let absent = Rule::on(Method::Get, Action::FailBefore(ErrorKind::NotFound));
+            scene.faults.add(absent.keys(move |key| *key == index).first(1));
+            assert_eq!(collected(&scene.store, at_once()).await.removed.chunks, 2);
+            assert_eq!(chunks(scene.memory.as_ref()).await, digests([1, 2, 3, 4]));
+        });
+    }
+}
+
 /// Proves H9.
 ///
 /// The chunks of an unfinished snapshot are needed as long as it exists.
