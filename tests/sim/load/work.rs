@@ -22,6 +22,8 @@ use larder_testing::noise;
 
 const BACKUPS: u64 = 32;
 const RESTORES: u64 = 8;
+/// Backups pause while a verification, a pruning or a collection takes longer: each processes everything that 32 loops wrote meanwhile.
+const MAINTENANCE: Duration = Duration::from_secs(20);
 
 /// Bytes of a chunk, and chunks of a backup.
 const BLOCK: usize = 64 << 10;
@@ -94,6 +96,21 @@ impl Load {
         let now = self.runtime.monotonic();
         let doing = self.doing.lock().unwrap();
         doing.values().map(|(_, since)| now.saturating_sub(*since)).max().unwrap_or_default()
+    }
+
+    /// Waits until no maintenance takes long.
+    async fn pace(&self, who: &str) {
+        self.now(who, "wait for maintenance");
+        let is_slow = || {
+            let now = self.runtime.monotonic();
+            let doing = self.doing.lock().unwrap();
+            ["verification", "pruning", "collection"]
+                .iter()
+                .any(|who| doing.get(*who).is_some_and(|(_, since)| now.saturating_sub(*since) > MAINTENANCE))
+        };
+        while self.goes_on() && is_slow() {
+            self.runtime.sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Runs all loops for this time.
@@ -277,6 +294,7 @@ async fn backups(load: Arc<Load>, who: String, number: u64) {
                 _ => {}
             }
         }
+        load.pace(&who).await;
         let begun = load.runtime.monotonic();
         if let Err(error) = backup(&load, &who, &group, &blocks, &mut dice).await {
             load.failed(&error);
