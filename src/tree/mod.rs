@@ -61,6 +61,7 @@ pub use report::{Attribute, Problem, TreeFinding, TreeReport};
 pub use restore::target::{SmallFile, TargetError, TargetFile, TreeTarget};
 pub use restore::{TreeRestore, TreeRestoreEvent, TreeRestoreSummary};
 pub use source::{
-    FileContents, LinkId, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
+    FileContents, LinkId, OpenFileJob, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream,
+    TreeSource,
 };
 pub use write::{TreeBuilder, TreeCounts, TreeEvent, TreeSummary};

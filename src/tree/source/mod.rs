@@ -61,7 +61,17 @@ pub trait SourceDirectory: fmt::Debug + Send + Sync {
     /// # Errors
     /// `NotFound` if it is gone; any other.
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents>;
+
+    /// Opens the contents of a file of the listing as [`open_file`](SourceDirectory::open_file) does, in a job that may block: a backup runs those of
+    /// many small files at once on its pool. Default: `None`, and the backup calls `open_file`.
+    fn open_file_job(&self, entry: &SourceEntry) -> Option<OpenFileJob> {
+        let _ = entry;
+        None
+    }
 }
+
+/// A job that opens the contents of a file.
+pub type OpenFileJob = Box<dyn FnOnce() -> io::Result<FileContents> + Send>;
 
 /// Contents of a directory.
 #[non_exhaustive]

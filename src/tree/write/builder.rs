@@ -156,9 +156,9 @@ impl<'a> TreeBuilder<'a> {
         let base_use = base_use(&entries, &form);
         let (base, index) = self.base_tree(&entries, &form).await?;
         let runtime = Arc::clone(self.writer.runtime());
-        let context = Context { findings: findings.clone(), runtime };
+        let context = Context { findings: findings.clone(), runtime: Arc::clone(&runtime) };
         let archive = TreeArchive::begin(encoder, entries, form, findings.clone()).await?;
-        let mut reuser = Reuser::new(archive, index, self.policy);
+        let mut reuser = Reuser::new(archive, index, self.policy, runtime);
         let walker = Walker::new(context, directory, base).await.map_err(|error| error.on(&self.name))?;
         let mut steps = pin!(prepared(walker));
         while let Some(step) = steps.try_next().await? {

@@ -13,7 +13,7 @@
 //! walk (directories listed ahead) → unchanged? → files opened ahead → queue of the unchanged → entries and contents → chunks
 //! ```
 //! 1. [`walk`] yields the entries in the order of the archive, and lists the directories that come next in tasks of their own.
-//! 2. [`ahead`] opens the files that come next, and reads small ones, within a bound on their number and bytes.
+//! 2. [`ahead`] opens the files that come next, and reads small ones, in groups, within a bound on their number and bytes.
 //! 3. [`archive`] encodes entries and puts contents into the buffer of the current chunk; a stream is read right into it.
 //! 4. Chunks are digested, compressed and stored by the parts of an archive in [`store`](crate::store), in tasks of their own.
 //!

@@ -33,6 +33,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
 use crate::format::dynamic_index::DynamicIndexReader;
 use crate::pxar::FileKind;
+use crate::rt::Runtime;
 use crate::store::{ArchiveParts, IndexEntry};
 use crate::tree::write::ahead::{self, Prepared};
 use crate::tree::write::archive::{MAX_LINK_BYTES, TreeArchive};
@@ -113,10 +114,16 @@ pub(super) struct Reuser {
     unchanged: u64,
     /// The contents of the queued files in the payload archive of the base. Empty after a flush, at the end of the flushed range.
     range: Range<u64>,
+    runtime: Arc<dyn Runtime>,
 }
 
 impl Reuser {
-    pub(super) fn new(archive: TreeArchive, index: Option<DynamicIndexReader>, policy: Policy) -> Self {
+    pub(super) fn new(
+        archive: TreeArchive,
+        index: Option<DynamicIndexReader>,
+        policy: Policy,
+        runtime: Arc<dyn Runtime>,
+    ) -> Self {
         Self {
             archive,
             held: None,
@@ -126,6 +133,7 @@ impl Reuser {
             queue: Vec::new(),
             queued: 0,
             range: 0..0,
+            runtime,
             unchanged: 0,
         }
     }
@@ -146,11 +154,9 @@ impl Reuser {
                 self.queue.push(Queued::Leave);
                 Ok(())
             }
-            Prepared::File(found, contents, permit) => {
+            Prepared::File(found, contents) => {
                 self.flush(LastChunk::Inject).await?;
-                self.archive.file(&found, contents).await?;
-                drop(permit);
-                Ok(())
+                self.archive.file(&found, contents).await
             }
             Prepared::Entry(found) => self.entry(found).await,
         }
@@ -328,16 +334,15 @@ impl Reuser {
                 files.push(Arc::clone(found));
             }
         }
-        let mut opened = pin!(ahead::reopened(files));
+        let mut opened = pin!(ahead::reopened(files, Arc::clone(&self.runtime)));
         for entry in &queue {
             match entry {
                 Queued::Enter(found) => self.archive.enter(found).await?,
                 Queued::Leave => self.archive.leave().await?,
                 Queued::Entry(found) => self.encode(found).await?,
                 Queued::Unchanged(found, _) => {
-                    if let Some((contents, permit)) = opened.next().await {
+                    if let Some(contents) = opened.next().await {
                         self.archive.file(found, contents).await?;
-                        drop(permit);
                     }
                 }
             }

@@ -232,6 +232,11 @@ impl Walker {
         Ok(walker)
     }
 
+    /// The runtime of the backup.
+    pub(super) fn runtime(&self) -> &Arc<dyn Runtime> {
+        &self.context.runtime
+    }
+
     /// The next step; `None` at the end of the root.
     pub(super) async fn next(&mut self) -> Result<Option<Step>> {
         loop {

@@ -66,6 +66,7 @@ const TOOLS: &[&str] = &[
     "Mtime",
     "Object",
     "ObjectInfo",
+    "OpenFileJob",
     "Orphan",
     "Ownership",
     "PayloadOrigin",

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +16,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::io::AsyncRead;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
 
 use crate::pxar::Mtime;
 use crate::rt::Runtime;
@@ -35,7 +36,7 @@ const JOBS: usize = 3;
 
 /// Opens a file with the size and the time of its listing.
 pub(super) fn open(
-    runtime: Arc<dyn Runtime>,
+    runtime: &Arc<dyn Runtime>,
     directory: BorrowedFd<'_>,
     name: &[u8],
     listed: (u64, Mtime),
@@ -48,7 +49,7 @@ pub(super) fn open(
     let (size, _) = listed;
     let found = Found::new(file, before, listed);
     if size > WHOLE_BYTES {
-        return Ok(FileContents::Stream(Box::new(ReadAhead::new(runtime, found))));
+        return Ok(FileContents::Stream(Box::new(ReadAhead::new(Arc::clone(runtime), found))));
     }
     let part = found.read(0..size);
     let problem = found.closing.get().copied();
@@ -98,16 +99,16 @@ fn length_of(range: &Range<u64>) -> usize {
 
 /// Position of the first data from an offset on; `None` if there are none. It moves the position of the file, by which nothing is read.
 #[cfg(target_os = "linux")]
-fn data_from(file: &File, offset: u64) -> Result<Option<u64>, rustix::io::Errno> {
+fn data_from(file: &File, offset: u64) -> Result<Option<u64>, Errno> {
     match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
         Ok(data) => Ok(Some(data)),
-        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(Errno::NXIO) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn data_from(_: &File, offset: u64) -> Result<Option<u64>, rustix::io::Errno> {
+fn data_from(_: &File, offset: u64) -> Result<Option<u64>, Errno> {
     Ok(Some(offset))
 }
 
@@ -148,22 +149,22 @@ impl Found {
 
     fn read_data(&self, range: &Range<u64>) -> Part {
         let length = length_of(range);
-        let mut bytes = Vec::new();
-        crate::buffers::lengthen(&mut bytes, length);
-        let (mut filled, mut failed) = (0, None);
-        while filled < length {
-            match self.file.read_at(&mut bytes[filled..], range.start + filled as u64) {
+        let mut bytes = Vec::with_capacity(length);
+        let mut failed = None;
+        while bytes.len() < length {
+            let position = range.start + bytes.len() as u64;
+            match pread(&self.file, spare_capacity(&mut bytes), position) {
                 Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
-                    failed = Some(error);
+                    failed = Some(error.into());
                     break;
                 }
             }
         }
-        bytes.truncate(filled);
-        Part { bytes: Bytes::from(bytes), error: failed, is_short: filled < length, zeros: 0 }
+        // The capacity may be larger.
+        bytes.truncate(length);
+        Part { error: failed, is_short: bytes.len() < length, bytes: Bytes::from(bytes), zeros: 0 }
     }
 
     /// Returns `true` if a range has no data, and the file does not end in it.
@@ -303,6 +304,8 @@ impl SourceStream for ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     #[test]

@@ -16,7 +16,9 @@ use crate::pxar::{FileKind, joined};
 use crate::rt::Runtime;
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
-use crate::tree::{FileContents, LinkId, Problem, SourceDirectory, SourceEntry, SourceListing, TreeFinding};
+use crate::tree::{
+    FileContents, LinkId, OpenFileJob, Problem, SourceDirectory, SourceEntry, SourceListing, TreeFinding,
+};
 
 /// Number of entries whose metadata one blocking job reads.
 const ENTRIES_PER_JOB: usize = 512;
@@ -229,12 +231,16 @@ impl SourceDirectory for Directory {
     }
 
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents> {
-        let FileKind::File { size } = entry.kind else {
+        let Some(job) = self.open_file_job(entry) else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the entry is no file"));
         };
-        let (name, mtime) = (entry.name.clone(), entry.metadata.stat.mtime);
-        let runtime = Arc::clone(&self.runtime);
-        self.run(move |this| contents::open(runtime, this.fd(), &name, (size, mtime))).await
+        self.run(|_| job()).await
+    }
+
+    fn open_file_job(&self, entry: &SourceEntry) -> Option<OpenFileJob> {
+        let FileKind::File { size } = entry.kind else { return None };
+        let (this, name, mtime) = (self.clone(), entry.name.clone(), entry.metadata.stat.mtime);
+        Some(Box::new(move || contents::open(&this.runtime, this.fd(), &name, (size, mtime))))
     }
 }
 
