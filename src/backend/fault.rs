@@ -492,6 +492,10 @@ impl Housekeeping for FaultBackend {
         self.read(Method::HasStore, &[], self.inner.has_store()).await
     }
 
+    fn is_new(&self) -> bool {
+        self.inner.is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         self.read(Method::Orphans, &[], self.inner.orphans(foreign)).await
     }

@@ -49,6 +49,12 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     /// Any failure to look.
     async fn has_store(&self) -> Result<bool>;
 
+    /// Returns `true` if this handle made the place, and has stored nothing in it. The store asks when it is created, and need not look for chunks
+    /// then. Substitute: `false`.
+    fn is_new(&self) -> bool {
+        false
+    }
+
     /// Finds the index files among `foreign`, the paths that a listing showed as [foreign](crate::backend::ListEntry::Foreign), and in
     /// the directories among them. The collector keeps the chunks that they name. Substitute: none.
     ///
@@ -143,6 +149,11 @@ impl dyn Backend + '_ {
             Some(housekeeping) => housekeeping.has_store().await,
             None => shows_a_store(self).await,
         }
+    }
+
+    /// See [`Housekeeping::is_new`].
+    pub fn is_new(&self) -> bool {
+        self.housekeeping().is_some_and(Housekeeping::is_new)
     }
 
     /// See [`Housekeeping::orphans`].

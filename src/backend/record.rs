@@ -401,6 +401,10 @@ impl Housekeeping for RecordingBackend {
         self.record.of(Call::new(Method::HasStore, &[]), self.inner.has_store(), nothing).await
     }
 
+    fn is_new(&self) -> bool {
+        self.inner.is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         self.record.of(Call::new(Method::Orphans, &[]), self.inner.orphans(foreign), nothing).await
     }

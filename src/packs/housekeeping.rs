@@ -67,6 +67,10 @@ impl Housekeeping for PackedBackend {
         self.packs.inner.has_store().await
     }
 
+    fn is_new(&self) -> bool {
+        self.packs.inner.is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         let orphans = self.packs.inner.orphans(&enclose_paths(foreign)).await?;
         Ok(orphans.into_iter().map(expose_orphan).collect())

@@ -43,7 +43,9 @@ pub(super) async fn create(backend: Arc<dyn Backend>, options: Options) -> Resul
         if Identity::read(backend.as_ref()).await?.is_some() {
             return exists("there is a store");
         }
-        for prefix in parts(true) {
+        // Whoever stores chunks in a new place gives it an identity first.
+        let is_new = backend.is_new();
+        for prefix in parts(true).into_iter().filter(|prefix| !is_new || *prefix != Prefix::Chunks) {
             if has_objects(backend.as_ref(), prefix).await? {
                 return exists("there are snapshots or chunks of a store");
             }

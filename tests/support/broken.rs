@@ -370,6 +370,10 @@ impl Housekeeping for BrokenBackend {
         self.inner().has_store().await
     }
 
+    fn is_new(&self) -> bool {
+        self.inner().is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         self.inner().orphans(foreign).await
     }
@@ -515,6 +519,10 @@ impl Housekeeping for LackingBackend {
 
     async fn has_store(&self) -> Result<bool> {
         self.inner.has_store().await
+    }
+
+    fn is_new(&self) -> bool {
+        self.inner.is_new()
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {

@@ -308,6 +308,10 @@ impl Housekeeping for Watched {
         self.step(Method::HasStore, &[], self.inner.has_store()).await
     }
 
+    fn is_new(&self) -> bool {
+        self.inner.is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         self.step(Method::Orphans, &[], self.inner.orphans(foreign)).await
     }

@@ -40,6 +40,10 @@ impl Housekeeping for MetadataCache {
         self.inner.has_store().await
     }
 
+    fn is_new(&self) -> bool {
+        self.inner.is_new()
+    }
+
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
         self.inner.orphans(foreign).await
     }

@@ -78,6 +78,7 @@ mod version;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -191,6 +192,8 @@ impl FsOptions {
 pub struct FsBackend {
     capabilities: Capabilities,
     inner: Arc<Inner>,
+    /// `true` if this handle made the store, and has stored nothing in it.
+    is_new: AtomicBool,
     runtime: Arc<dyn Runtime>,
 }
 
@@ -211,7 +214,9 @@ impl FsBackend {
         let root = path.into();
         let (made, created) = (root.clone(), options.clone());
         runtime.run_blocking("create a store", move || create(&made, &created)).await?;
-        Self::open(runtime, root, options).await
+        let created = Self::open(runtime, root, options).await?;
+        created.is_new.store(true, Ordering::Relaxed);
+        Ok(created)
     }
 
     /// Opens the store in a directory, in a time that does not depend on the number of chunks.
@@ -227,7 +232,7 @@ impl FsBackend {
         let inner = runtime.run_blocking("open a store", move || open(&root, &options)).await?;
         let lock_reach = if on_network(inner.disk.root()) { LockReach::Process } else { LockReach::Host };
         let capabilities = Capabilities { lock_reach, traceless_locks: false, ..Capabilities::local() };
-        Ok(Self { capabilities, inner: Arc::new(inner), runtime })
+        Ok(Self { capabilities, inner: Arc::new(inner), is_new: AtomicBool::new(false), runtime })
     }
 
     async fn blocking<T, F>(&self, action: &'static str, job: F) -> Result<T>
@@ -283,6 +288,7 @@ impl Backend for FsBackend {
     async fn put(&self, key: &Key, object: Bytes, mode: PutMode) -> Result<Version> {
         let (key, temporary) = (key.clone(), self.temporary_name(&key.path()));
         let bytes = object.len() as u64;
+        self.is_new.store(false, Ordering::Relaxed);
         let version = self
             .blocking("store", move |inner| inner.put(&key, &temporary, Contents::Bytes(&object), &mode))
             .await?;
@@ -394,6 +400,7 @@ impl Coordination for FsBackend {
 impl Housekeeping for FsBackend {
     async fn copy(&self, from: &Key, to: &Key, mode: PutMode) -> Result<Version> {
         let (from, to, temporary) = (from.clone(), to.clone(), self.temporary_name(&to.path()));
+        self.is_new.store(false, Ordering::Relaxed);
         self.blocking("copy", move |inner| inner.copy(&from, &to, &temporary, &mode)).await
     }
 
@@ -405,6 +412,10 @@ impl Housekeeping for FsBackend {
     async fn has_store(&self) -> Result<bool> {
         // `open` requires `.chunks`, and an empty store of PBS consists of nothing else.
         Ok(true)
+    }
+
+    fn is_new(&self) -> bool {
+        self.is_new.load(Ordering::Relaxed)
     }
 
     async fn orphans(&self, foreign: &[String]) -> Result<Vec<Orphan>> {
