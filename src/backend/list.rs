@@ -304,16 +304,23 @@ impl Pager {
     }
 }
 
-/// Returns `true` if an entry comes after another. Chunks are many, and are compared by digest, without making their paths.
+/// Returns `true` if an entry comes after another. Chunks and snapshots of a group are many, and are compared without making their paths.
 fn follows(last: &ListEntry, entry: &ListEntry) -> bool {
     let chunk = |entry: &ListEntry| match entry {
         ListEntry::Name(Key::Chunk(digest))
         | ListEntry::Object(ObjectInfo { key: Key::Chunk(digest), .. }) => Some(*digest),
         _ => None,
     };
-    match (chunk(last), chunk(entry)) {
-        (Some(last), Some(digest)) => digest > last,
-        _ => entry.path() > last.path(),
+    match (last, entry) {
+        (ListEntry::Prefix(Prefix::Snapshot(last)), ListEntry::Prefix(Prefix::Snapshot(name)))
+            if last.group() == name.group() =>
+        {
+            name.time() > last.time()
+        }
+        _ => match (chunk(last), chunk(entry)) {
+            (Some(last), Some(digest)) => digest > last,
+            _ => entry.path() > last.path(),
+        },
     }
 }
 

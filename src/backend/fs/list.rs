@@ -18,6 +18,7 @@ use crate::backend::fs::kind::{Kind, is_place_of_content, why_unreadable};
 use crate::backend::fs::objects::{failure, without_enclosure};
 use crate::backend::{Cursor, Depth, Details, ListEntry, ListPage, ListQuery, Unreadable};
 use crate::format::layout::{Key, Prefix};
+use crate::format::name::GroupName;
 
 /// Number of missing directories of chunks after which a walk reads which of them exist.
 const MANY_ABSENT: usize = 16;
@@ -35,6 +36,10 @@ pub(super) fn page(disk: &Disk, query: &ListQuery, cursor: Option<&Cursor>) -> i
         details: query.details,
         disk,
         entries: Vec::new(),
+        group: match &query.prefix {
+            Prefix::Group(group) => Some((group, query.prefix.path())),
+            _ => None,
+        },
         most: match query.prefix {
             Prefix::Group(_) if query.depth == Depth::Children => PAGE_SNAPSHOTS,
             _ => PAGE_ENTRIES,
@@ -60,6 +65,8 @@ struct Walk<'a> {
     details: Details,
     disk: &'a Disk,
     entries: Vec<ListEntry>,
+    /// The group that is listed, with its path.
+    group: Option<(&'a GroupName, String)>,
     /// Maximum number of entries.
     most: usize,
     until: Option<String>,
@@ -191,12 +198,11 @@ impl Walk<'_> {
                 Err(error) if is_gone(&error) => continue,
                 found => Kind::of(found.map_err(failed)?),
             };
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
+            let name = entry.file_name().into_string();
+            let mut name = name.unwrap_or_else(|name| name.to_string_lossy().into_owned());
             if skipped.is_some_and(|skipped| comes_before(&name, skipped)) {
                 continue;
             }
-            let mut name = name.into_owned();
             if path.is_empty() && (name.starts_with('.') || name == "lost+found") {
                 continue;
             }
@@ -219,7 +225,7 @@ impl Walk<'_> {
         if path <= self.after && !(self.deep && self.after.starts_with(&path)) {
             return Ok(Progress::Done);
         }
-        match Prefix::parse(&path) {
+        match self.snapshot(&path).or_else(|| Prefix::parse(&path)) {
             Some(_) if self.deep => self.directory(&path),
             Some(prefix) => Ok(self.push(ListEntry::Prefix(prefix))),
             None if path <= self.after => Ok(Progress::Done),
@@ -229,6 +235,13 @@ impl Walk<'_> {
             }
             None => Ok(self.push(ListEntry::Foreign(path))),
         }
+    }
+
+    /// The snapshot in a directory of the group that is listed, which may have many.
+    fn snapshot(&self, path: &str) -> Option<Prefix> {
+        let (group, above) = self.group.as_ref()?;
+        let time = path.strip_prefix(above.as_str())?.strip_suffix('/')?.parse().ok()?;
+        Some(Prefix::Snapshot(group.snapshot(time)))
     }
 
     fn file(&mut self, path: String, kind: Kind) -> io::Result<Progress> {

@@ -199,7 +199,7 @@ impl Catalog<'_> {
                 _ => None,
             })
             .collect();
-        names.sort();
+        names.sort_by_key(SnapshotName::time);
         let mut many = NEWEST;
         loop {
             let (before, newest) = names.split_at(names.len().saturating_sub(many));
