@@ -25,7 +25,7 @@ use crate::tree::{EntryKind, Problem, TreeFinding};
 const MAX_TASKS: usize = 64;
 
 /// Maximum bytes of small files and of extended attributes that are being written.
-const MAX_TASK_BYTES: u64 = 16 << 20;
+const MAX_TASK_BYTES: u64 = 8 << 20;
 
 /// State of a restore.
 pub(super) struct Engine<'a> {
