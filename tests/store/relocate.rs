@@ -478,6 +478,32 @@ fn the_files_of_a_pending_manifest_are_kept() {
     });
 }
 
+/// Proves H17. The snapshot is at both places, and may still vanish at one of them.
+#[test]
+fn a_copy_or_move_does_not_rely_on_a_destination_with_a_pending_deletion() {
+    let sim = SimRuntime::new(6);
+    let runtime: Arc<dyn Runtime> = Arc::new(sim.clone());
+    sim.block_on(async {
+        let faulty = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(runtime))));
+        let backend: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faulty);
+        let store = new_store(&backend, &["a"]).await;
+        let snapshots = days(&store, "vm/1", 0, 1).await;
+        let (vm, root) = (group("vm/1"), Namespace::root());
+        let moved = vm.clone().in_namespace(space("a"));
+        let late = Action::Late(Duration::from_mins(20), ErrorKind::Unavailable);
+        faulty.add(Rule::on(Method::Delete, late).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
+        assert_eq!(letters(&store.move_group(&vm, &space("a")).await.unwrap()), "F");
+        assert_eq!(letters(&store.copy_group(&moved, &root).await.unwrap()), "B");
+        assert_eq!(letters(&store.move_group(&moved, &root).await.unwrap()), "B");
+        sim.sleep(Duration::from_mins(25)).await;
+        assert_eq!(kind(store.snapshot(&snapshots[0]).await), NotFound);
+        assert_eq!(contents(&store, &there(&snapshots[0], "a")).await.unwrap(), "0");
+        sim.sleep(Duration::from_mins(10)).await;
+        assert_eq!(letters(&store.move_group(&moved, &root).await.unwrap()), "M");
+        assert_eq!(contents(&store, &snapshots[0]).await.unwrap(), "0");
+    });
+}
+
 /// Proves I6.
 #[test]
 fn a_manifest_whose_put_was_dropped_counts_as_pending() {

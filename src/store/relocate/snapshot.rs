@@ -56,6 +56,10 @@ impl Relocator<'_> {
         // An unreadable file would not be copied, and would be lost with the source.
         found.info.check_readable("relocate")?;
         let is_there = self.inner.manifests().exists(target).await?;
+        if is_there {
+            // Otherwise the snapshot that the source is given up for may still go.
+            self.inner.check_no_pending_delete_of(target)?;
+        }
         let files = self.files(&found, target).await?;
         let is_finished = found.manifest.is_some() || self.inner.manifests().exists(source).await?;
         match (is_finished, is_there, how) {
