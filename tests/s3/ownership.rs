@@ -244,21 +244,25 @@ fn a_renewal_without_an_answer_is_recognised() {
     assert_eq!(lease(&server)["beat"].as_u64(), Some(1));
 }
 
-/// Proves H89.
+/// Proves H89. Also one that began a term and was given up.
 #[test]
 fn a_late_renewal_does_not_lose_the_lease() {
-    let server = FaultServer::start(Options::default());
-    let (clock, backend) = opened(&server, Ownership::default());
-    let guard = lock(&backend, LockMode::Shared).unwrap();
-    let mut late = lease(&server);
-    late["beat"] = 7.into();
-    server.put(LEASE, late.to_string());
-    clock.leap(Duration::from_secs(61));
-    // It is not certain yet that no other process held the lease, and nothing is changed.
-    assert_eq!(put(&backend), Err(ErrorKind::Unavailable));
-    assert_eq!(put(&backend), Ok(()));
-    block_on(guard.check()).unwrap();
-    assert_eq!((backend.lease_term().unwrap().epoch, lease(&server)["beat"].as_u64()), (1, Some(8)));
+    for epoch in [1, 2] {
+        let server = FaultServer::start(Options::default());
+        let (clock, backend) = opened(&server, Ownership::default());
+        let guard = lock(&backend, LockMode::Shared).unwrap();
+        let mut late = lease(&server);
+        late["beat"] = 7.into();
+        late["epoch"] = epoch.into();
+        server.put(LEASE, late.to_string());
+        clock.leap(Duration::from_secs(61));
+        // It is not certain yet that no other process held the lease, and nothing is changed.
+        assert_eq!(put(&backend), Err(ErrorKind::Unavailable));
+        assert_eq!(put(&backend), Ok(()));
+        block_on(guard.check()).unwrap();
+        let term = backend.lease_term().unwrap();
+        assert_eq!((term.continues, term.epoch, lease(&server)["beat"].as_u64()), (None, epoch, Some(8)));
+    }
 }
 
 /// Proves H90.

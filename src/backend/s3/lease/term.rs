@@ -139,8 +139,11 @@ impl Lease {
                     // The put had no effect, and no other process changed the lease: the next renewal retries against the same tag.
                     Some(found) if found.tag == held.tag => return written.map(drop),
                     // An earlier renewal of this process was executed late. The lease is still ours: the next renewal replaces that one.
-                    Some(found) if self.is_mine(&found) && found.record.epoch == held.record.epoch => {
-                        let found = Held { record: found.record, tag: found.tag, ..held };
+                    Some(found) if self.is_mine(&found) && found.record.epoch >= self.last_epoch() => {
+                        // It began a term if its epoch is a later one.
+                        let is_same_term = found.record.epoch == self.last_epoch();
+                        let continues = held.continues.filter(|_| is_same_term);
+                        let found = Held { continues, record: found.record, tag: found.tag, ..held };
                         *self.state() = State::Held(found);
                         let error = Error::new(ErrorKind::Unavailable, "renew the lease");
                         return Err(error
@@ -156,6 +159,11 @@ impl Lease {
                 State::Held(Held { confirmed: sent.monotonic, record, renewed: sent, tag, ..held });
             Ok(())
         })
+    }
+
+    /// The last epoch that this process knows as stored; the largest one if it does not hold the lease any more.
+    fn last_epoch(&self) -> u64 {
+        if let State::Held(held) = &*self.state() { held.record.epoch } else { u64::MAX }
     }
 
     /// Renews the lease in the background while it is held and the backend exists.
