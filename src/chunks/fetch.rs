@@ -169,9 +169,13 @@ impl Fetcher {
         // In a packed store, another process may have stored a good copy elsewhere.
         if let (Err(error), Some(packs)) = (&fetched, &self.packs)
             && error.kind() == ErrorKind::Corrupt
-            && packs.look_for_copies().await?
         {
-            fetched = self.fetch_copy(digest, length, key).await;
+            if packs.look_for_copies().await? {
+                fetched = self.fetch_copy(digest, length, key).await;
+            }
+            if fetched.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
+                fetched = self.fetch_any_copy(packs, digest, length, key).await?.map_or(fetched, Ok);
+            }
         }
         let fetched = fetched?;
         if was_suspect {
@@ -187,10 +191,42 @@ impl Fetcher {
         key: Option<&EncryptionKey>,
     ) -> Result<(Bytes, Bytes)> {
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
+        self.decode(object.bytes, digest, length, key).await
+    }
+
+    /// Reads the first copy in packs that is good. Without the key, the backend cannot tell copies of an encrypted chunk apart whose checksums
+    /// fit.
+    async fn fetch_any_copy(
+        &self,
+        packs: &PackedBackend,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<Option<(Bytes, Bytes)>> {
+        let copies = packs.readable_copies(&digest).await?;
+        if copies.len() < 2 {
+            return Ok(None);
+        }
+        for copy in copies {
+            let Ok(stored) = packs.read_copy(&copy).await else { continue };
+            if let Ok(fetched) = self.decode(stored, digest, length, key).await {
+                return Ok(Some(fetched));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn decode(
+        &self,
+        stored: Bytes,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<(Bytes, Bytes)> {
         let (codecs, key) = (Arc::clone(&self.codecs), key.cloned());
         let decode = move || {
-            let plaintext = codecs.decode(object.bytes.clone(), digest, length, key.as_ref())?;
-            Ok((object.bytes, plaintext))
+            let plaintext = codecs.decode(stored.clone(), digest, length, key.as_ref())?;
+            Ok((stored, plaintext))
         };
         self.backend.runtime().run_blocking("decode chunk", decode).await
     }

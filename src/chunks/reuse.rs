@@ -39,7 +39,7 @@ impl ChunkStore {
             // The writer has no contents to store again. It waits before it publishes, and fails if the chunk is gone then (H17).
             self.note_pending_delete(writer, *digest);
         }
-        for (digest, touched) in wanted.into_iter().zip(self.backend.touch(&keys).await?) {
+        for (digest, touched) in wanted.into_iter().zip(self.touch_again(&keys).await?) {
             let is_suspect = self.fetcher.suspects().contains(&digest);
             match touched {
                 _ if is_suspect => {
@@ -58,6 +58,16 @@ impl ChunkStore {
             writer.confirm(digest);
         }
         Ok(())
+    }
+
+    /// Touches chunks that the store should have. In a packed store, another process may have stored them since the view was read.
+    async fn touch_again(&self, keys: &[Key]) -> Result<Vec<Touched>> {
+        let touched = self.backend.touch(keys).await?;
+        let is_whole = touched.iter().all(|touched| *touched != Touched::Absent);
+        match &self.packs {
+            Some(packs) if !is_whole && packs.look_for_chunks().await? => self.backend.touch(keys).await,
+            _ => Ok(touched),
+        }
     }
 
     /// Pins a chunk that some source says is in the store; returns `true` if it certainly is.

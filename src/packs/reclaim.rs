@@ -197,6 +197,14 @@ impl PackedBackend {
         Ok(copies)
     }
 
+    /// The copies of a chunk that can be read.
+    ///
+    /// # Errors
+    /// Any failure to read the records.
+    pub(crate) async fn readable_copies(&self, digest: &Digest) -> Result<Vec<PackCopy>> {
+        self.copies_among(digest, View::readable_places, |_| true).await
+    }
+
     /// The packs with a copy of a chunk, whatever its state.
     ///
     /// # Errors
