@@ -50,6 +50,7 @@ impl World {
             wrong_with(&snapshot, &contents).await
         };
         let Some(restored) = self.perhaps(work).await else { return };
+        self.forget_masked().await;
         let mut model = self.model();
         let is_certain = before.is_some() && model.certain(&spot) == before;
         let is_bad = model.is_hurt(number, name.time());

@@ -115,6 +115,7 @@ impl World {
                 self.log(format_args!("{number}: verified: {report:?}"));
                 self.count(if report.quarantined > 0 { "verify quarantined" } else { "verify" });
                 let (mut bad, was_hurt) = before;
+                self.forget_masked().await;
                 bad.extend(self.model().bad.iter());
                 if number == 1 {
                     bad.clone_from(&self.model().silent);
@@ -150,6 +151,7 @@ impl World {
         self.log(format_args!("{number}: {} finished, {} unfinished", finished.len(), others.len()));
         self.model().compare(number, &finished);
         self.forget_healed(number).await;
+        self.forget_masked().await;
         let store = self.store(number);
         for name in finished.keys().filter(|_| restores) {
             let (contents, mode, is_hurt) = {
@@ -180,9 +182,32 @@ impl World {
             match raw.get(&Self::key_of(chunk), u64::MAX).await {
                 Ok(object) if chunk.is_whole(&object.bytes) => {
                     self.log(format_args!("{chunk:?} is good again"));
-                    self.model().bad.remove(&chunk);
+                    self.forget_bad(chunk).await;
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// A good copy of a chunk was found.
+    async fn forget_bad(&self, chunk: Chunk) {
+        let copies = self.host.copies(&chunk.digest()).await;
+        let mut model = self.model();
+        model.bad.remove(&chunk);
+        if model.silent.contains(&chunk) && copies.iter().any(|copy| !chunk.is_whole(copy)) {
+            model.masked.insert(chunk);
+        }
+    }
+
+    /// A collection may have left only the bad copy of a chunk that had a good one too.
+    pub(crate) async fn forget_masked(&self) {
+        let masked = self.model().masked.clone();
+        for chunk in masked {
+            let copies = self.host.copies(&chunk.digest()).await;
+            if !copies.is_empty() && !copies.iter().any(|copy| chunk.is_whole(copy)) {
+                let mut model = self.model();
+                model.masked.remove(&chunk);
+                model.bad.insert(chunk);
             }
         }
     }
@@ -195,6 +220,7 @@ impl World {
         let store = self.store(0);
         let mut own = BTreeMap::new();
         for round in 0..2 {
+            self.forget_masked().await;
             let (finished, _) = self.listed(0).await;
             let chunks_of = |name: &SnapshotName| {
                 own.get(name).cloned().unwrap_or_else(|| self.model().chunks(name.time()))
@@ -205,7 +231,10 @@ impl World {
                 // A chunk may have another copy, which is good: what is sound has no bad chunk. A restore proves it later.
                 let sound = finished.keys().filter(|name| !damaged.contains(*name));
                 let good: BTreeSet<_> = sound.flat_map(chunks_of).collect();
-                self.model().bad.retain(|chunk| !good.contains(chunk));
+                let good: Vec<_> = self.model().bad.intersection(&good).copied().collect();
+                for chunk in good {
+                    self.forget_bad(chunk).await;
+                }
             }
             let bad = self.model().bad.clone();
             let hurt = finished.keys().filter(|name| !chunks_of(name).is_disjoint(&bad));
@@ -298,8 +327,32 @@ impl World {
         self.settle().await;
     }
 
-    /// After a garbage collection, the store has exactly the chunks that the snapshots need.
+    /// After two garbage collections, the store has exactly the chunks that the snapshots need.
     pub(crate) async fn expect_no_garbage(&self, number: usize) {
+        if number == 1 {
+            return;
+        }
+        let (mut lost, mut too_many) = self.lost_and_too_many(number).await;
+        if lost.is_empty() && !too_many.is_empty() && self.host.is_packed {
+            // A chunk with several copies is judged by the time of one of them, and then by that of another.
+            self.count("garbage of several copies");
+            self.collect_everything(number).await;
+            (lost, too_many) = self.lost_and_too_many(number).await;
+        }
+        if lost.is_empty() && !too_many.is_empty() && self.host.is_packed && self.has_stopped() {
+            // A process uses no pack whose drop got no answer, and deletes none of which it does not know that it was dropped.
+            self.count("garbage of a process");
+            self.begin_process().await;
+            self.collect_everything(number).await;
+            (lost, too_many) = self.lost_and_too_many(number).await;
+        }
+        if !lost.is_empty() || !too_many.is_empty() {
+            self.violation(format_args!("garbage: {too_many:?}, lost: {lost:?}"));
+        }
+    }
+
+    /// The chunks that are missing, and those that nothing needs.
+    async fn lost_and_too_many(&self, number: usize) -> (Vec<String>, Vec<String>) {
         let (finished, others) = self.listed(number).await;
         assert!(others.is_empty());
         let mut wanted = BTreeSet::new();
@@ -307,9 +360,6 @@ impl World {
             let model = self.model();
             let chunks = model.chunks(name.time());
             wanted.extend(chunks.into_iter().map(|chunk| Key::Chunk(chunk.digest()).to_string()));
-        }
-        if number == 1 {
-            return;
         }
         let store = self.store(number);
         for name in finished.keys() {
@@ -324,12 +374,13 @@ impl World {
             }
         }
         let found = self.chunk_paths().await;
-        let lost: Vec<_> = wanted.difference(&found).collect();
-        let mut too_many: Vec<_> = found.difference(&wanted).collect();
+        let lost = wanted.difference(&found).cloned().collect();
+        let mut too_many: Vec<_> = found.difference(&wanted).cloned().collect();
         if self.host.is_packed {
             // A pack with little unused stays as it is.
             let used = self.packs_of(wanted.iter().filter(|path| found.contains(*path))).await;
             let all = self.packs_of(&too_many).await;
+            self.log(format_args!("not wanted: {:?}", too_many.iter().zip(&all).collect::<Vec<_>>()));
             too_many = too_many
                 .into_iter()
                 .zip(all)
@@ -341,9 +392,7 @@ impl World {
                 too_many.clear();
             }
         }
-        if !lost.is_empty() || !too_many.is_empty() {
-            self.violation(format_args!("garbage: {too_many:?}, lost: {lost:?}"));
-        }
+        (lost, too_many)
     }
 
     /// The packs of these chunks.

@@ -222,9 +222,13 @@ impl Shared {
         let path = key.path();
         if self.kind == Kind::Disk {
             let before = self.objects.state_of(&path);
-            // Other files are flushed before they are renamed, and the contents of a chunk are not replaced by others.
-            let is_chunk = matches!(key, Key::Chunk(_) | Key::Pack(_) | Key::Quarantined(..));
-            let may_be_cut = is_put && is_chunk;
+            // Other files are flushed before they are renamed, and the contents of a chunk are not replaced by others. A pack is stored
+            // once: over one that is there, a history only stores damage, and damage of one chunk must not become that of others.
+            let may_be_cut = match key {
+                Key::Chunk(_) | Key::Quarantined(..) => is_put,
+                Key::Pack(_) => is_put && before.is_none(),
+                _ => false,
+            };
             self.state().unflushed.push(Unflushed { before, may_be_cut, path });
         } else if !self.lag.is_zero() {
             let before = self.objects.state_of(&path);

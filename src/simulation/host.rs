@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::fault::FaultBackend;
 use crate::backend::late::LateChanges;
 use crate::backend::{Backend, PutMode, Removal};
 use crate::error::ErrorKind;
+use crate::format::Digest;
 use crate::format::layout::Key;
 use crate::local::{LocalOptions, LocalState};
 use crate::packs::{Limits, PackedBackend};
@@ -96,12 +98,25 @@ impl Host {
 
     /// The real chunks.
     pub(crate) async fn chunks(&self) -> Arc<dyn Backend> {
-        if !self.is_packed {
-            return self.raw();
-        }
+        if self.is_packed { Arc::new(self.packs().await) } else { self.raw() }
+    }
+
+    async fn packs(&self) -> PackedBackend {
         let limits =
             Limits { index_bytes: 8 << 20, local: None, memory_bytes: 32 << 20, target_bytes: 8 << 20 };
-        Arc::new(PackedBackend::open(self.raw(), "", limits).await.unwrap())
+        PackedBackend::open(self.raw(), "", limits).await.unwrap()
+    }
+
+    /// The real copies of a chunk.
+    pub(crate) async fn copies(&self, digest: &Digest) -> Vec<Bytes> {
+        let mut copies = Vec::new();
+        if self.is_packed {
+            let packs = self.packs().await;
+            for copy in packs.readable_copies(digest).await.unwrap() {
+                copies.extend(packs.read_copy(&copy).await);
+            }
+        }
+        copies
     }
 
     /// Replaces the bytes of a chunk past the rules of the store, or removes it. In packs they take the place of the old ones, as far as they
@@ -111,6 +126,8 @@ impl Host {
         let raw = self.raw();
         if !self.is_packed {
             match bytes {
+                // Not even for a moment: a crash would tear it.
+                Some(bytes) if raw.get(key, u64::MAX).await.is_ok_and(|found| found.bytes == bytes) => {}
                 None => drop(raw.delete(&[Removal::any(key.clone())]).await.unwrap()),
                 Some(bytes) => drop(raw.put(key, bytes.into(), PutMode::Replace).await.unwrap()),
             }

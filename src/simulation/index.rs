@@ -34,8 +34,8 @@ impl World {
         raw.put(&info.key, bytes.into(), PutMode::Replace).await.unwrap();
     }
 
-    /// Opens the first store in a new process, which reads what the old one knew, and builds the index anew.
-    pub(crate) async fn heal_index(&self) {
+    /// Opens the first store in a new process, which nothing of the old one reaches any more.
+    pub(crate) async fn begin_process(&self) {
         let old = self.store(0);
         self.take_first();
         old.close().await.unwrap();
@@ -45,6 +45,11 @@ impl World {
             self.take_over().await;
         }
         self.sim.sleep(self.host.place.max_late() + 2 * MARGIN).await;
+    }
+
+    /// Builds the index of the first store anew in a new process, which reads what the old one knew.
+    pub(crate) async fn heal_index(&self) {
+        self.begin_process().await;
         self.rebuild_index().await.unwrap();
         // Until listings show the new segment, this process may not find its chunks.
         self.settle().await;

@@ -13,7 +13,8 @@
 //! * nothing is listed that is not whole, unless a chunk of it was damaged; then a verification names it, and a backup of the same
 //!   contents heals it;
 //! * no protected snapshot was deleted, and no deleted one has come back;
-//! * two collections of garbage leave exactly the chunks that the snapshots need, or less than a whole pack more;
+//! * two collections of garbage leave exactly the chunks that the snapshots need, or less than a whole pack more. It takes two more if a chunk
+//!   has copies in several packs, and a new process if a collection was interrupted;
 //! * every call came to an end, and no error was of a kind that the faults do not explain;
 //! * a backup and a restore made few calls of the backend, and the whole history stayed below a bound.
 //!
@@ -61,6 +62,7 @@ mod source;
 mod transfer;
 mod tree;
 mod trees;
+mod unless;
 mod world;
 
 use std::collections::BTreeMap;

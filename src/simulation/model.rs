@@ -108,6 +108,8 @@ pub(crate) struct Model {
     /// At least one of the two exists, if no operation changed them since.
     links: Vec<[(Spot, u64); 2]>,
     pub locations: BTreeMap<Spot, Location>,
+    /// Silently damaged chunks of a packed store that had another copy, which was good. A collection has no key to tell which one to keep.
+    pub masked: BTreeSet<Chunk>,
     next_time: i64,
     seed: u64,
     /// Chunks that were ever damaged in the first store so that only their key shows it. A sync without the key carries them on.
@@ -124,6 +126,7 @@ impl Model {
             is_index_hurt: false,
             links: Vec::new(),
             locations: BTreeMap::new(),
+            masked: BTreeSet::new(),
             next_time: FIRST_TIME,
             seed,
             silent: BTreeSet::new(),
@@ -309,7 +312,8 @@ impl Model {
         let Some(wide) = self.wide.remove(&number) else { return };
         let is_new = |spot: &Spot| !tokens.iter().any(|token| token.spot == *spot);
         for (spot, at) in &mut self.locations {
-            if wide.covers(spot) && is_new(spot) && at.state == Tri::Yes && at.guarded != Tri::Yes {
+            // Also what another operation is changing: it must not rely on what was before.
+            if wide.covers(spot) && is_new(spot) && at.state != Tri::No && at.guarded != Tri::Yes {
                 at.version += 1;
                 at.state = Tri::Maybe;
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::error::ErrorKind;
 use crate::format::name::Namespace;
 use crate::rt::Runtime as _;
+use crate::simulation::life::MARGIN;
 use crate::simulation::world::World;
 
 impl World {
@@ -61,13 +62,21 @@ impl World {
     /// Makes this process the one that may change the first store.
     pub(crate) async fn take_over(&self) {
         let (store, group) = (self.store(0), Self::own_group());
-        for _ in 0..100 {
+        // Renewals of the lease that were given up, and are executed late, make the next one fail.
+        let mut failures = 0..3;
+        let end = self.sim.monotonic() + self.host.place.max_late() + 3 * MARGIN;
+        while self.sim.monotonic() < end {
             let time = self.model().new_time();
             let taken =
                 async { store.backup(&group).time(SystemTime::from(time)).begin().await?.abort().await };
             match taken.await {
+                // Another process had the lease last, and any name may still be one that it deletes.
                 Err(error) if error.kind() == ErrorKind::Busy => {
+                    self.log(format_args!("take over: {error}"));
                     self.sim.sleep(Duration::from_secs(10)).await;
+                }
+                Err(error)
+                    if error.kind() == ErrorKind::Unavailable && self.faults && failures.next().is_some() => {
                 }
                 Err(error) => {
                     return self.violation(format_args!("the store cannot be taken over: {error}"));

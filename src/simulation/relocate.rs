@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::{ErrorKind, Result};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::simulation::model::{DeleteOutcome, Intent, Token, Tri};
+use crate::simulation::unless::Unless;
 use crate::simulation::world::World;
 use crate::store::{Datastore, Relocated, RelocatedSnapshot, Relocation};
 
@@ -21,6 +22,7 @@ impl World {
             (name.group() == &group).then(|| group.clone().in_namespace(target.clone()))
         };
         let pairs = self.begin_relocation(number, moves, destination);
+        let reported = Unless::done(|| self.doubt_unknown(number, &pairs, destination));
         let done = self.perhaps(async {
             if moves {
                 store.move_group(&group, &target).await
@@ -30,8 +32,8 @@ impl World {
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done.as_ref());
-        if !matches!(done, Some(Ok(_))) {
-            self.doubt_unknown(number, &pairs, destination);
+        if matches!(done, Some(Ok(_))) {
+            reported.settle();
         }
     }
 
@@ -49,6 +51,7 @@ impl World {
             Some(name.group().clone().in_namespace(target))
         };
         let pairs = self.begin_relocation(number, moves, destination);
+        let reported = Unless::done(|| self.doubt_unknown(number, &pairs, destination));
         let done = self.perhaps(async {
             if moves {
                 store.move_namespace(&from, &to).await
@@ -58,8 +61,8 @@ impl World {
         });
         let done = done.await;
         self.end_relocation(number, moves, &pairs, done.as_ref());
-        if !matches!(done, Some(Ok(_))) {
-            self.doubt_unknown(number, &pairs, destination);
+        if matches!(done, Some(Ok(_))) {
+            reported.settle();
         }
     }
 
@@ -110,29 +113,18 @@ impl World {
         };
         let (mut model, is_late) = (self.model(), self.may_be_busy_late());
         for Pair { destination, guarded, source } in pairs {
-            let (from, to) = match of.get(&source.spot.1) {
-                None => nothing,
-                Some(Relocated::AlreadyThere) if moves => (DeleteOutcome::Unknown, DeleteOutcome::There),
-                Some(Relocated::AlreadyThere | Relocated::Copied) => {
-                    (DeleteOutcome::There, DeleteOutcome::There)
-                }
-                Some(Relocated::Moved) => (DeleteOutcome::Gone, DeleteOutcome::There),
-                Some(Relocated::NotReached | Relocated::Unfinished) => {
-                    (DeleteOutcome::Same, DeleteOutcome::Same)
-                }
-                // Unless another process took the store over in the middle.
-                Some(Relocated::Busy(_)) if !is_late => (DeleteOutcome::Same, DeleteOutcome::Unknown),
-                Some(_) => (DeleteOutcome::Unknown, DeleteOutcome::Unknown),
-            };
+            let (from, to) =
+                of.get(&source.spot.1).map_or(nothing, |outcome| fates_of(outcome, moves, is_late));
             let was_certain = source.was == Tri::Yes && model.version(&source.spot) == source.version;
             let is_alone = model.version(&destination.spot) == destination.version;
-            let is_steady = model.is_steady(source);
+            let (is_steady, stays_as_it_was) = (model.is_steady(source), model.is_steady(destination));
             model.end(source, from);
             model.end(destination, to);
             let marked = match destination.was {
                 // It stays marked, whatever the source was.
-                Tri::Yes if destination.was_guarded && is_alone => Tri::Yes,
-                Tri::No if from == DeleteOutcome::Gone && is_alone && is_steady => *guarded,
+                _ if !is_alone || !stays_as_it_was => Tri::Maybe,
+                Tri::Yes if destination.was_guarded => Tri::Yes,
+                Tri::No if from == DeleteOutcome::Gone && is_steady => *guarded,
                 _ => Tri::Maybe,
             };
             model.guard(&destination.spot, marked);
@@ -160,9 +152,15 @@ impl World {
         let names: Vec<_> = model.locations.keys().filter(|spot| spot.0 == number).cloned().collect();
         for (_, name) in names.iter().filter(|spot| pairs.iter().all(|pair| pair.source.spot != **spot)) {
             let Some(to) = target(name).filter(|to| to != name.group()) else { continue };
-            for spot in [(number, name.clone()), (number, to.snapshot(name.time()))] {
-                model.doubt(&spot);
-                model.guard(&spot, Tri::Maybe);
+            let spots = [(number, name.clone()), (number, to.snapshot(name.time()))];
+            let was_certain = model.certain(&spots[0]).is_some();
+            for spot in &spots {
+                model.doubt(spot);
+                model.guard(spot, Tri::Maybe);
+            }
+            if was_certain {
+                let [source, destination] = &spots;
+                model.link(source, destination);
             }
         }
     }
@@ -195,4 +193,19 @@ struct Pair {
     destination: Token,
     guarded: Tri,
     source: Token,
+}
+
+/// The effects of an outcome on the source and the destination. A busy one may be late.
+fn fates_of(outcome: &Relocated, moves: bool, is_late: bool) -> (DeleteOutcome, DeleteOutcome) {
+    match outcome {
+        Relocated::AlreadyThere if moves => (DeleteOutcome::Unknown, DeleteOutcome::There),
+        // The source was there. An earlier deletion of it without an answer may still be executed.
+        Relocated::AlreadyThere | Relocated::Copied if is_late => (DeleteOutcome::Same, DeleteOutcome::There),
+        Relocated::AlreadyThere | Relocated::Copied => (DeleteOutcome::There, DeleteOutcome::There),
+        Relocated::Moved => (DeleteOutcome::Gone, DeleteOutcome::There),
+        Relocated::NotReached | Relocated::Unfinished => (DeleteOutcome::Same, DeleteOutcome::Same),
+        // Unless another process took the store over in the middle.
+        Relocated::Busy(_) if !is_late => (DeleteOutcome::Same, DeleteOutcome::Unknown),
+        _ => (DeleteOutcome::Unknown, DeleteOutcome::Unknown),
+    }
 }

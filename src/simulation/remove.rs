@@ -221,7 +221,11 @@ impl World {
             abort.store(true, Ordering::Relaxed);
         }
         for _ in 0..2 {
-            let Some(report) = self.perhaps(plan.execute()).await else { continue };
+            let executed = self.perhaps(plan.execute()).await;
+            if !matches!(&executed, Some(Ok(report)) if matches!(report.end, GcEnd::Complete)) {
+                self.set_stopped();
+            }
+            let Some(report) = executed else { continue };
             let report = report?;
             self.log(format_args!("{number}: collected: {report:?}"));
             if matches!(report.end, GcEnd::Complete) {
@@ -248,7 +252,9 @@ impl World {
             if self.host.raw().capabilities().lock_reach == LockReach::Process {
                 options = options.only_process();
             }
-            let mut plan = gc::plan(&store, options).await.unwrap().confirm();
+            let plan = gc::plan(&store, options).await.unwrap();
+            self.log(format_args!("{number}: collect everything: {:?}", plan.summary()));
+            let mut plan = plan.confirm();
             let report = plan.execute().await.unwrap();
             self.log(format_args!("{number}: collected everything: {report:?}"));
             if !matches!(report.end, GcEnd::Complete) || report.failed > 0 {

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::format::name::{Namespace, SnapshotName};
 use crate::sync::{self, SyncCandidates, SyncOptions, SyncReport};
 
-use crate::simulation::model::{DeleteOutcome, Intent, Wide};
+use crate::simulation::model::{DeleteOutcome, Intent, Token, Wide};
+use crate::simulation::unless::Unless;
 use crate::simulation::world::World;
 
 impl World {
@@ -24,6 +25,8 @@ impl World {
             let names = model.possible(from).into_iter();
             names.map(|name| model.begin((to, name), Intent::Create)).collect()
         };
+        // Also what came meanwhile.
+        let reported = Unless::done(|| self.doubt_reached(to, &self.names_in(from), &tokens));
         let work = async { sync::plan(&source, &target, options).await?.execute().await };
         let done = self.perhaps(work).await;
         let fates = self.fates_of_sync(done.as_ref());
@@ -37,15 +40,21 @@ impl World {
             self.end(&of_wide, |_| DeleteOutcome::Unknown);
             self.model().end_wide(number, &[]);
         }
-        let is_new = |name: &SnapshotName| !tokens.iter().any(|token| token.spot.1 == *name);
-        let mut reached: BTreeSet<_> = fates.keys().cloned().collect();
-        if !matches!(done, Some(Ok(_))) {
-            // Also what came meanwhile.
-            reached.extend(
-                self.model().locations.keys().filter(|spot| spot.0 == from).map(|spot| spot.1.clone()),
-            );
+        if matches!(done, Some(Ok(_))) {
+            reported.settle();
+            self.doubt_reached(to, &fates.keys().cloned().collect(), &tokens);
         }
-        for name in reached.iter().filter(|name| is_new(name)) {
+    }
+
+    fn names_in(&self, store: usize) -> BTreeSet<SnapshotName> {
+        let model = self.model();
+        model.locations.keys().filter(|spot| spot.0 == store).map(|spot| spot.1.clone()).collect()
+    }
+
+    /// Snapshots that a sync may have reached, other than those that it was expected to.
+    fn doubt_reached(&self, to: usize, reached: &BTreeSet<SnapshotName>, expected: &[Token]) {
+        let is_new = |name: &&SnapshotName| !expected.iter().any(|token| token.spot.1 == **name);
+        for name in reached.iter().filter(is_new) {
             self.model().doubt(&(to, name.clone()));
         }
     }

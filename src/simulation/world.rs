@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     /// Requests may fail.
     pub faults: bool,
     handed_over: AtomicBool,
+    /// A collection ended early.
+    has_stopped: AtomicBool,
     pub host: Host,
     /// `None` unless the history is replayed: a log takes most of its time.
     log: Option<Mutex<Vec<String>>>,
@@ -83,6 +85,7 @@ impl World {
             damages: nature.damages,
             faults: nature.faults,
             handed_over: AtomicBool::new(false),
+            has_stopped: AtomicBool::new(false),
             host,
             log: nature.is_logged.then(Mutex::default),
             model: Mutex::new(Model::new(nature.seed)),
@@ -200,6 +203,15 @@ impl World {
 
     fn has_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// A collection ended early, by an error or because its future was dropped.
+    pub(crate) fn set_stopped(&self) {
+        self.has_stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.has_stopped.load(Ordering::Relaxed)
     }
 
     /// Returns `true` if requests may be executed after they failed.
