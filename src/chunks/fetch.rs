@@ -169,6 +169,7 @@ impl Fetcher {
         // In a packed store, another process may have stored a good copy elsewhere.
         if let (Err(error), Some(packs)) = (&fetched, &self.packs)
             && error.kind() == ErrorKind::Corrupt
+            && !mutated!("damaged-chunk-has-one-copy")
         {
             if packs.look_for_copies().await? {
                 fetched = self.fetch_copy(digest, length, key).await;

@@ -275,6 +275,29 @@ fn a_packed_store_is_whole_for_other_processes_although_listings_lag() {
     });
 }
 
+/// Proves H13.
+///
+/// The process may die right after it published.
+#[test]
+fn the_lease_lists_the_segments_of_a_snapshot_before_it_is_published() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let one = Opening::of("store").packed(true).open(&server).await.unwrap();
+        for round in 0..3 {
+            let begun = server.log().len();
+            drop(back_up(&one.store, &group(), round).await.unwrap());
+            let log = server.log().split_off(begun);
+            let puts: Vec<_> =
+                log.iter().filter(|line| line.method == "PUT").map(|line| &*line.path).collect();
+            let last = |part: &str| puts.iter().rposition(|path| path.contains(part)).unwrap();
+            let (segment, lease, manifest) =
+                (last("/.larder/index/"), last("/.larder/lease"), last("index.json.blob"));
+            assert!(segment < lease && lease < manifest, "{puts:#?}");
+        }
+        one.close().await;
+    });
+}
+
 /// Proves H12.
 #[test]
 fn an_inconsistent_listing_deletes_nothing() {

@@ -71,6 +71,7 @@ pub(in crate::backend::s3) fn must_stay_deleted(key: &Key) -> bool {
 impl Lease {
     /// An attempt to store this object got no answer. Lists a manifest in the lease; if that fails, the next renewal does.
     pub(in crate::backend::s3) async fn add_late_put(self: &Arc<Self>, key: &Key) {
+        mutated!("late-puts-are-forgotten" => return);
         let now = self.runtime.monotonic();
         let until = now.saturating_add(MAX_REQUEST_TIME);
         match key.exposed() {
@@ -100,6 +101,7 @@ impl Lease {
     /// # Errors
     /// `Busy`.
     pub(in crate::backend::s3) fn check_no_late_segment(&self) -> Result<()> {
+        mutated!("late-segments-block-no-collection" => return Ok(()));
         let now = self.runtime.monotonic();
         let left = self.late_puts().segments.and_then(|until| until.checked_sub(now));
         left.filter(|left| !left.is_zero())
@@ -113,6 +115,7 @@ impl Lease {
 
     /// Adds the manifests that the lease of an earlier holder lists, at the time `server_now` of the server in Unix seconds.
     pub(super) fn inherit_late_puts(&self, listed: &BTreeMap<String, u64>, server_now: u64) {
+        mutated!("lease-inherits-no-late-puts" => return);
         let now = self.runtime.monotonic();
         let mut late_puts = self.late_puts();
         for (name, until) in listed {

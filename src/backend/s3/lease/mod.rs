@@ -313,7 +313,7 @@ impl Lease {
     pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         mutated!("lease-is-not-confirmed" => return Ok(()));
-        if self.has_unlisted_segments() {
+        if self.has_unlisted_segments() && !mutated!("publish-leaves-segments-unlisted") {
             let _alone = self.changing.lock().await;
             let state = self.state().clone();
             if let State::Held(held) = state {

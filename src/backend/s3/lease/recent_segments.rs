@@ -93,11 +93,13 @@ impl Lease {
 
     /// The segments that a lease lists at this moment.
     pub(super) fn listed_segments(&self, at: Moment) -> BTreeMap<String, u64> {
+        mutated!("lease-lists-no-segments" => return BTreeMap::new());
         self.recent_segments().listed(at.monotonic, at.server_seconds())
     }
 
     /// Adds the segments that the lease of an earlier holder lists, at the time `server_now` of the server in Unix seconds.
     pub(super) fn inherit_segments(&self, listed: &BTreeMap<String, u64>, server_now: u64) {
+        mutated!("lease-inherits-no-segments" => return);
         let now = self.runtime.monotonic();
         let mut recent = self.recent_segments();
         for (name, age) in parsed(listed, server_now) {
