@@ -17,6 +17,9 @@ use crate::packs::place::Place;
 use crate::packs::put::version_of;
 use crate::packs::view::{Contents, View};
 
+/// Maximum number of views in which a copy is looked for while it moves.
+const MOST_VIEWS: usize = 10;
+
 /// A chunk, or a quarantined copy of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Copy {
@@ -30,6 +33,30 @@ enum Found {
     Absent,
     Bytes(Bytes),
     Stored(PackName),
+}
+
+/// Looks for a copy in views that are read one after the other.
+#[derive(Default)]
+struct Looks {
+    /// The places of the last view, none of which has the copy.
+    failed: Option<Vec<Place>>,
+    number: usize,
+}
+
+impl Looks {
+    /// Returns `true` if a new view may have the copy elsewhere, since none of these places has it: in the first view, and in a later one that
+    /// had other places than the one before. A collector moved it again meanwhile.
+    fn may_have_moved(&mut self, failed: Vec<Place>) -> bool {
+        let is_new = self.failed.as_ref() != Some(&failed);
+        let is_first = self.failed.is_none();
+        self.number += 1;
+        self.failed = Some(failed);
+        is_first || is_new && self.number < MOST_VIEWS && !mutated!("moved-copy-is-followed-once")
+    }
+
+    fn is_first(&self) -> bool {
+        self.failed.is_none()
+    }
 }
 
 impl Copy {
@@ -66,11 +93,17 @@ impl Copy {
 impl Packs {
     /// Describes a copy. Reads the view again if it has none.
     pub(super) async fn head_copy(self: &Arc<Self>, copy: Copy) -> Result<ObjectInfo> {
-        if let Some(info) = self.certain_copy(copy).await? {
-            return Ok(info);
+        let mut looks = Looks::default();
+        loop {
+            let places = copy.places(&self.state_of(&copy.digest).await?.view);
+            if let Some(info) = self.certain_copy(copy).await? {
+                return Ok(info);
+            }
+            if !looks.may_have_moved(places) {
+                return Err(self.absent(copy, "look up"));
+            }
+            self.refresh_if_stale().await?;
         }
-        self.refresh_if_stale().await?;
-        self.certain_copy(copy).await?.ok_or_else(|| self.absent(copy, "look up"))
     }
 
     /// The description of a copy whose pack exists, as far as is known.
@@ -168,7 +201,7 @@ impl Packs {
 
     /// Reads a copy. If a chunk has several, one whose checksum fits.
     pub(super) async fn get_copy(self: &Arc<Self>, copy: Copy, limit: u64) -> Result<Object> {
-        let mut is_fresh = false;
+        let mut looks = Looks::default();
         loop {
             let (places, infos): (Vec<_>, Vec<_>) = {
                 let state = self.state_of(&copy.digest).await?;
@@ -177,7 +210,7 @@ impl Packs {
                 (places, infos)
             };
             // A good copy may be in a segment that the view lacks.
-            let (several, may_lack) = (places.len() > 1, !is_fresh && self.may_lack_segments());
+            let (several, may_lack) = (places.len() > 1, looks.is_first() && self.may_lack_segments());
             let mut damaged = None;
             for (place, info) in places.iter().zip(infos) {
                 if info.size > limit {
@@ -205,10 +238,9 @@ impl Packs {
                 return damaged;
             }
             // Another process may have stored the chunk, or moved it to another pack.
-            if is_fresh || !(self.refresh_if_stale().await? || may_lack) {
+            if !looks.may_have_moved(places) || !(self.refresh_if_stale().await? || may_lack) {
                 return Err(self.absent(copy, "read"));
             }
-            is_fresh = true;
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct SegmentListing {
 enum ReadSegment {
     Damaged(String, Error),
     /// It was deleted since it was listed.
-    Gone,
+    Gone(SegmentName),
     /// Without records if they are read by range.
     Good(SegmentHead, Option<SlotRecords>),
     /// Another segment replaced it.
@@ -48,7 +48,17 @@ enum ReadSegment {
 /// Segments that were read.
 #[derive(Default)]
 struct Refreshed {
+    /// Those that were deleted since they were listed.
+    gone: Vec<SegmentName>,
     read: Vec<(SegmentHead, Option<SlotRecords>)>,
+    /// Damaged ones, by path.
+    unreadable: BTreeMap<String, Error>,
+}
+
+/// The segments after the last of several listings.
+struct Settled {
+    is_there: BTreeSet<SegmentName>,
+    listing: SegmentListing,
     /// Damaged ones, by path.
     unreadable: BTreeMap<String, Error>,
 }
@@ -67,6 +77,8 @@ const READS_IN_FLIGHT: usize = 8;
 const LAG_TIME: Duration = Duration::from_mins(1);
 /// Time after which the view is read again for another copy of a damaged chunk. A verification may find many.
 const COPY_TIME: Duration = Duration::from_mins(1);
+/// Maximum number of listings for a view, in a store whose segments are merged meanwhile.
+const MOST_LISTINGS: usize = 5;
 /// Bytes at the start of a segment that contain the heads of most.
 const HEAD_BYTES: u64 = 256 << 10;
 
@@ -162,25 +174,13 @@ impl Packs {
         let begun = self.tenure_now();
         // One that is stored from now on may be missing in the listing.
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
-        let listing = self.list_segments().await?;
-        let lags = !self.inner.capabilities().consistent_listing;
-        let stored = if lags { self.handles.stored(self.runtime().monotonic()) } else { BTreeSet::new() };
-        let Refreshed { mut unreadable, read } = self.read_unknown(&listing, &stored).await?;
-        unreadable.extend(listing.unreadable);
+        let Settled { is_there, listing, unreadable } = self.read_until_settled(&before).await?;
         // A damaged one may be what said that packs were dropped. Writers rely on none that is gone.
         let before_listing = self.stored_packs();
         let packs = if unreadable.is_empty() { None } else { Some(self.list_packs().await?) };
-        // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
-        let keeps_own = lags && self.was_exclusive();
-        let is_there =
-            |name: &SegmentName| listing.segments.contains_key(name) || keeps_own && stored.contains(name);
         {
             let mut state = self.state();
-            for (head, records) in read {
-                let stored = listing.segments.get(&head.name()).map(|listed| listed.stored);
-                state.view.add_segment(&head, records, stored);
-            }
-            let gone = before.iter().filter(|name| !is_there(name)).copied();
+            let gone = before.iter().filter(|name| !is_there.contains(*name)).copied();
             let gone: Vec<_> = gone.chain(state.view.replaced()).collect();
             for name in gone {
                 state.view.remove_segment(&name);
@@ -194,6 +194,41 @@ impl Packs {
         self.keep_local(&listing.segments).await;
         self.note_refreshed(begun);
         Ok(())
+    }
+
+    /// Adds the segments that the view does not have to it. `before` are those that it had.
+    ///
+    /// A segment vanishes after a merged one that replaced it was stored. A listing that lacks the first may also lack the second, which got a
+    /// name behind its position. So it is made again, until each segment that vanished without a known replacement did so before it began.
+    async fn read_until_settled(&self, before: &[SegmentName]) -> Result<Settled> {
+        let lags = !self.inner.capabilities().consistent_listing;
+        // A listing may lag behind the segments that this process stored, and no other process replaces those meanwhile.
+        let keeps_own = lags && self.was_exclusive();
+        let (mut confirmed, mut listings) = (BTreeSet::new(), 0);
+        loop {
+            let listing = self.list_segments().await?;
+            let stored = if lags { self.handles.stored(self.runtime().monotonic()) } else { BTreeSet::new() };
+            let Refreshed { gone, read, mut unreadable } = self.read_unknown(&listing, &stored).await?;
+            let own = stored.into_iter().filter(|_| keeps_own);
+            let is_there: BTreeSet<_> = listing.segments.keys().copied().chain(own).collect();
+            let vanished: Vec<_> = {
+                let mut state = self.state();
+                for (head, records) in read {
+                    let stored = listing.segments.get(&head.name()).map(|listed| listed.stored);
+                    state.view.add_segment(&head, records, stored);
+                }
+                let replaced: HashSet<_> = state.view.replaced().collect();
+                let absent = before.iter().copied().filter(|name| !is_there.contains(name)).chain(gone);
+                absent.filter(|name| !replaced.contains(name)).collect()
+            };
+            listings += 1;
+            let is_settled = vanished.iter().all(|name| confirmed.contains(name));
+            if is_settled || listings == MOST_LISTINGS || mutated!("segments-are-listed-once") {
+                unreadable.extend(listing.unreadable.clone());
+                return Ok(Settled { is_there, listing, unreadable });
+            }
+            confirmed.extend(vanished);
+        }
     }
 
     /// Reads the segments that the view does not have.
@@ -218,7 +253,8 @@ impl Packs {
         while let Some(segment) = reads.try_next().await? {
             match segment {
                 ReadSegment::Damaged(path, error) => drop(refreshed.unreadable.insert(path, error)),
-                ReadSegment::Gone | ReadSegment::Replaced => {}
+                ReadSegment::Gone(name) => refreshed.gone.push(name),
+                ReadSegment::Replaced => {}
                 ReadSegment::Good(head, records) => refreshed.read.push((head, records)),
             }
         }
@@ -280,7 +316,7 @@ impl Packs {
             None => self.read_whole(name).await.map(of_whole),
         };
         let (head, records) = match read {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReadSegment::Gone),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ReadSegment::Gone(name)),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 return Ok(ReadSegment::Damaged(Key::Segment(name).to_string(), error));
             }

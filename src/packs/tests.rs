@@ -317,3 +317,92 @@ fn a_full_store_is_writable_again_once_its_writers_gave_up() {
         assert!(!is_reliable(&packed, 1).await);
     });
 }
+
+/// Another handle that collects garbage meanwhile.
+fn on_first(
+    faults: &FaultBackend,
+    method: Method,
+    is: impl Fn(&Key) -> bool + Send + Sync + 'static,
+    then: impl Fn() + Send + Sync + 'static,
+) {
+    let is_first = std::sync::atomic::AtomicBool::new(true);
+    let keys = move |key: &Key| {
+        if is(key) && is_first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            std::thread::scope(|threads| threads.spawn(&then).join()).unwrap();
+        }
+        false
+    };
+    faults.add(Rule::on(method, Action::FailBefore(ErrorKind::Internal)).keys(keys));
+}
+
+#[test]
+fn a_view_that_is_read_while_segments_are_merged_has_their_chunks() {
+    for is_known in [false, true] {
+        block_on(async {
+            let below = memory();
+            let collector = open(&below, "a").await;
+            let faults = Arc::new(FaultBackend::new(Arc::clone(&below)));
+            let wrapped: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+            let mut reader = open(&wrapped, "b").await;
+            for number in 0..40 {
+                put(&collector, number).await;
+                collector.barrier().await.unwrap();
+            }
+            if is_known {
+                reader = open(&wrapped, "b").await;
+                put(&collector, 40).await;
+                collector.barrier().await.unwrap();
+            }
+            let merge = move || {
+                block_on(async {
+                    let begin = collector.packs.begin_listing().await.unwrap();
+                    assert_eq!(collector.compact(&begin, &|_| true).await.unwrap().merged, 1);
+                });
+            };
+            on_first(&faults, Method::Get, |key| matches!(key, Key::Segment(_)), merge);
+            reader.packs.refresh().await.unwrap();
+            for number in 0..40 + u32::from(is_known) {
+                let copy = lookup::Copy::of(&chunk(number)).unwrap();
+                assert!(reader.packs.known_copy(copy).await.unwrap().is_some(), "{number}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_chunk_that_moves_twice_while_it_is_read_is_found() {
+    block_on(async {
+        let below = memory();
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&below)));
+        let wrapped: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let [first, second, third] =
+            [open(&below, "a").await, open(&below, "b").await, open(&below, "c").await];
+        put(&first, 1).await;
+        first.barrier().await.unwrap();
+        let reader = open(&wrapped, "d").await;
+        // A handle that does not know the copy stores another one, and the first one goes.
+        let first_pack = names_of_packs(&below).await[0];
+        let moves = |other: PackedBackend| {
+            let below = Arc::clone(&below);
+            move || {
+                block_on(async {
+                    let old = names_of_packs(&below).await;
+                    put(&other, 1).await;
+                    other.barrier().await.unwrap();
+                    for name in old {
+                        delete(&below, Key::Pack(name)).await;
+                    }
+                });
+            }
+        };
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        on_first(&faults, Method::GetRange, is_pack, moves(second));
+        on_first(
+            &faults,
+            Method::GetRange,
+            move |key| matches!(key, Key::Pack(name) if *name != first_pack),
+            moves(third),
+        );
+        assert_eq!(reader.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
