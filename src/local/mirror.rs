@@ -51,7 +51,7 @@ impl Mirror {
     /// The body of a copy, if it exists and is complete. A damaged one is removed.
     pub(crate) fn get(&self, name: &CopyName) -> Option<Bytes> {
         let path = self.path(name);
-        let body = checked(&Bytes::from(fs::read(&path).ok()?));
+        let body = checked(&Bytes::from(private::read(&path).ok()?));
         if body.is_none() {
             // Another task may have removed it.
             let _ = fs::remove_file(&path);

@@ -101,7 +101,7 @@ impl LocalState {
             }
             fs::TryLockError::Error(error) => failed(error),
         })?;
-        let instance = match fs::read_to_string(directory.join("instance")) {
+        let instance = match private::read_text(&directory.join("instance")) {
             Ok(found) if is_identity(&found) => found,
             _ => {
                 replace(&directory, "instance", &drawn).map_err(failed)?;
@@ -142,7 +142,7 @@ impl LocalState {
     /// The result of a probe that [`keep_probe`](Self::keep_probe) kept. Blocks.
     #[cfg(feature = "s3")]
     pub(crate) fn kept_probe(&self) -> Option<String> {
-        fs::read_to_string(self.directory.join("probe")).ok()
+        private::read_text(&self.directory.join("probe")).ok()
     }
 
     /// Keeps the result of a probe of the server. Blocks.
@@ -179,7 +179,7 @@ impl LocalState {
 
     /// Binds the directory to the store with this identity, permanently.
     pub(crate) fn bind(&self, identity: &str) -> Result<()> {
-        match fs::read_to_string(self.directory.join("store")) {
+        match private::read_text(&self.directory.join("store")) {
             Ok(found) if found == identity => Ok(()),
             Ok(found) if is_identity(&found) && !mutated!("local-state-of-another-store") => {
                 let error = Error::new(ErrorKind::Conflict, "use local state").on(self.directory.display());

@@ -1,7 +1,7 @@
 //! Directories and files for their owner alone, whatever the umask: they hold what was backed up (H182).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -27,9 +27,27 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     options().create(true).write(true).truncate(true).open(path)
 }
 
-/// Options to open a file. A file that is created with them is readable and writable for its owner alone.
+/// Opens a regular file for reading.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let file = options().read(true).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+/// Reads a regular file.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a regular file of text.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Options to open a file without waiting for a pipe. A file that is created with them is readable and writable for its owner alone.
 pub(super) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.mode(0o600);
+    options.mode(0o600).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
     options
 }

@@ -45,7 +45,7 @@ impl SegmentFiles {
 
     /// Reads a part of a copy.
     pub(crate) fn read(&self, name: &str, range: Range<u64>) -> io::Result<Vec<u8>> {
-        let file = File::open(self.directory.join(name))?;
+        let file = private::open(&self.directory.join(name))?;
         if file.metadata()?.len() < range.end {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

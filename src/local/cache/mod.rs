@@ -18,7 +18,7 @@ pub(crate) mod file;
 mod index;
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,12 +210,13 @@ impl ChunkCache {
     /// Reads an entry. The stripe of the digest is held.
     fn look(&self, digest: &Digest) -> Found {
         let Some(size) = self.state().index.size(digest) else { return Found::Nothing };
-        let file = match File::open(self.path(digest)) {
+        let file = match private::open(&self.path(digest)) {
             Ok(file) => file,
             Err(error) if is_gone(&error) => {
                 self.state().index.remove(digest);
                 return Found::Nothing;
             }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Found::Damaged,
             Err(_) => return Found::Failure,
         };
         match read(&file, size) {

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::AtomicBool;

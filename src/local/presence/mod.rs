@@ -245,7 +245,7 @@ impl PresenceStore {
 
 impl Segment {
     fn open(directory: &Path, name: &str) -> io::Result<Arc<Self>> {
-        let file = File::open(directory.join(name))?;
+        let file = private::open(&directory.join(name))?;
         let length = file.metadata()?.len();
         let mut end = [0; FOOT_BYTES];
         let damaged = || io::Error::from(io::ErrorKind::InvalidData);
@@ -398,7 +398,7 @@ fn decode(record: &[u8; RECORD_BYTES]) -> io::Result<(Digest, Presence)> {
 
 /// The records of a log. An incomplete end, as left by a crash, is cut off.
 fn read_log(path: &Path) -> io::Result<HashMap<Digest, Presence>> {
-    let bytes = match fs::read(path) {
+    let bytes = match private::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
         bytes => bytes?,
     };
@@ -407,13 +407,13 @@ fn read_log(path: &Path) -> io::Result<HashMap<Digest, Presence>> {
     let whole = records[..written].iter().map(decode).collect::<io::Result<Vec<_>>>()?;
     let length = (written * RECORD_BYTES) as u64;
     if length != bytes.len() as u64 {
-        File::options().write(true).open(path)?.set_len(length)?;
+        private::options().write(true).open(path)?.set_len(length)?;
     }
     Ok(whole.into_iter().collect())
 }
 
 fn read_current(directory: &Path) -> Option<(String, Vec<String>)> {
-    let text = fs::read_to_string(directory.join(CURRENT)).ok()?;
+    let text = private::read_text(&directory.join(CURRENT)).ok()?;
     let (body, crc) = text.trim_end().rsplit_once('\n')?;
     if u32::from_str_radix(crc, 16) != Ok(crc32fast::hash(body.as_bytes())) {
         return None;

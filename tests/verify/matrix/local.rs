@@ -38,13 +38,15 @@ const KINDS: [&str; 11] = [
 ];
 
 /// Damage with which the directory is refused, and the error. Without the directory, everything works.
-const REFUSED: [(&str, Damage, ErrorKind); 8] = [
+const REFUSED: [(&str, Damage, ErrorKind); 10] = [
     // It has the identity of another store.
     ("instance", Damage::Swapped, ErrorKind::Conflict),
     ("store", Damage::LinkToOther, ErrorKind::Conflict),
     ("store", Damage::Swapped, ErrorKind::Conflict),
     ("instance", Damage::WrongType, ErrorKind::Unavailable),
+    ("lock", Damage::Fifo, ErrorKind::Unavailable),
     ("lock", Damage::WrongType, ErrorKind::Unavailable),
+    ("mirror/", Damage::Fifo, ErrorKind::Unavailable),
     ("mirror/", Damage::LinkToNothing, ErrorKind::Unavailable),
     ("mirror/", Damage::WrongType, ErrorKind::Unavailable),
     ("store", Damage::WrongType, ErrorKind::Unavailable),
@@ -199,9 +201,9 @@ fn run(form: Form) {
     for (at, kind) in KINDS.into_iter().enumerate() {
         for (number, damage) in (at..).zip(Damage::ALL) {
             let name = format!("local state, {} | {kind} | {damage}", form.name());
-            // Copies of the segments are what is special about packs. Only the owner of a private directory can put a pipe into it.
+            // Copies of the segments are what is special about packs.
             let is_covered = form.is_packed && !kind.starts_with("segments");
-            if damage == Damage::Fifo || is_covered || !is_chosen(&name, number, 3) {
+            if is_covered || !is_chosen(&name, number, 3) {
                 continue;
             }
             let _on_failure = OnFailure(name.clone());
