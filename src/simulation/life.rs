@@ -12,7 +12,7 @@ use crate::backend::fault::Rule;
 use crate::format::layout::Key;
 use crate::rt::Runtime as _;
 use crate::simulation::dice::Dice;
-use crate::simulation::script::{Damages, Event, Operation, Script};
+use crate::simulation::script::{Damages, Event, Objects, Operation, Script};
 use crate::simulation::world::World;
 use crate::store::{Datastore, Options};
 
@@ -54,12 +54,14 @@ fn go_wrong(world: &World, events: impl Iterator<Item = Event>) {
                 let crashes = world.host.crashes();
                 crashes.crash_at(crashes.steps() + at);
             }
-            Event::Fault { action, count, method, nth, only_chunks } => {
+            Event::Fault { action, count, method, nth, of } => {
                 let rule = Rule::on(method, action).from_nth(nth, count);
-                world.host.faults().add(if only_chunks {
-                    rule.keys(|key| matches!(key, Key::Chunk(_) | Key::Pack(_)))
-                } else {
-                    rule
+                world.host.faults().add(match of {
+                    Objects::All => rule,
+                    Objects::Chunks => rule.keys(|key| matches!(key, Key::Chunk(_) | Key::Pack(_))),
+                    Objects::ChunksAndManifests => {
+                        rule.keys(|key| matches!(key, Key::Chunk(_) | Key::Manifest(_) | Key::Pack(_)))
+                    }
                 });
             }
             Event::Operation { .. } => {}

@@ -37,9 +37,17 @@ pub(crate) enum Event {
     /// The host stops at this change.
     Crash { at: u64 },
     /// `count` calls of a method fail, beginning with the `nth`.
-    Fault { action: Action, count: u64, method: Method, nth: u64, only_chunks: bool },
+    Fault { action: Action, count: u64, method: Method, nth: u64, of: Objects },
     /// An actor does something. The seed decides the rest.
     Operation { actor: u64, operation: Operation, seed: u64 },
+}
+
+/// The objects that a fault is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Objects {
+    All,
+    Chunks,
+    ChunksAndManifests,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,15 +151,17 @@ fn fault(dice: &mut Dice, max_late: Duration) -> Event {
         _ => Action::FailBefore(ErrorKind::Unavailable),
     };
     let nth = 1 + dice.below(if method == Put { 60 } else { 20 });
-    // By the contract of the backend, a read decides about a put without an answer: it is not executed again after that.
-    let only_chunks = method == Put && matches!(action, Action::Again(..));
-    Event::Fault { action, count, method, nth, only_chunks }
+    // By the contract of the backend, a read decides about a put without an answer: it is not executed again after that. Chunks and manifests
+    // do not rely on that.
+    let is_again = method == Put && matches!(action, Action::Again(..));
+    let of = if is_again { Objects::ChunksAndManifests } else { Objects::All };
+    Event::Fault { action, count, method, nth, of }
 }
 
 /// A deletion of garbage: it may still be executed when a writer needs the chunks again (H16, H17).
 fn late_deletion(dice: &mut Dice, max_late: Duration) -> Event {
     let action = Action::Late(late(dice, max_late), ErrorKind::Unavailable);
-    Event::Fault { action, count: 1, method: Method::Delete, nth: 1 + dice.below(3), only_chunks: true }
+    Event::Fault { action, count: 1, method: Method::Delete, nth: 1 + dice.below(3), of: Objects::Chunks }
 }
 
 fn operation(dice: &mut Dice, damages: Damages) -> Operation {
@@ -182,8 +192,12 @@ impl fmt::Display for Step {
         let round = self.round;
         match self.event {
             Event::Crash { at } => write!(f, "round {round}: crash at change {at}"),
-            Event::Fault { action, count, method, nth, only_chunks } => {
-                let of = if only_chunks { " of chunks" } else { "" };
+            Event::Fault { action, count, method, nth, of } => {
+                let of = match of {
+                    Objects::All => "",
+                    Objects::Chunks => " of chunks",
+                    Objects::ChunksAndManifests => " of chunks and manifests",
+                };
                 write!(f, "round {round}: {method:?}{of}, {count} from number {nth} on: {action:?}")
             }
             Event::Operation { actor, operation, seed } => {
