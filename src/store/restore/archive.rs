@@ -281,9 +281,16 @@ impl ArchiveReader {
             ahead.clear();
             self.window = if in_order { self.window } else { 1 };
         }
+        let length = |number| {
+            let range = self.archive.range(number);
+            range.end - range.start
+        };
+        let mut ahead_bytes: u64 = ahead.iter().map(|fetch| length(fetch.number)).sum();
         while ahead.len() < self.window.min(most) {
             let next = ahead.back().map_or(number, |back| back.number + 1);
-            if next >= self.ahead_end && next != number {
+            ahead_bytes += length(next);
+            // Chunks may be longer than the average.
+            if (next >= self.ahead_end || ahead_bytes > READ_AHEAD_BYTES) && next != number {
                 break;
             }
             let archive = Arc::clone(&self.archive);
