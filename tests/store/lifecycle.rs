@@ -8,12 +8,14 @@ use larder::backend::{
     PutMode, S3Backend,
 };
 use larder::error::ErrorKind;
+use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
 use larder::format::name::{GroupName, Namespace};
 use larder::gc::{self, GcOptions};
 use larder::http::HttpClient;
 use larder::internal::fault::FaultBackend;
 use larder::internal::listing::{ShortPages as _, list_all};
+use larder::internal::record::{Method, RecordingBackend};
 use larder::local::{LocalOptions, LocalState};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, S3Client, S3Options, StaticCredentials};
@@ -87,6 +89,32 @@ async fn paths(backend: &dyn Backend) -> Vec<String> {
 /// Why it failed.
 fn kind<T>(result: larder::error::Result<T>) -> ErrorKind {
     result.map(drop).unwrap_err().kind()
+}
+
+#[test]
+fn a_new_directory_is_not_searched_for_chunks_until_something_is_stored_in_it() {
+    let directory = larder_testing::scratch();
+    let options = FsOptions::default().prefix_directories(PrefixDirectories::OnDemand);
+    let create = |name| FsBackend::create(runtime(), directory.path().join(name), options.clone());
+    // Creates a store, and counts listings.
+    let listings = async |backend: FsBackend| {
+        let record = Arc::new(RecordingBackend::new(Arc::new(backend)));
+        drop(Datastore::create(Arc::<RecordingBackend>::clone(&record), Options::default()).await.unwrap());
+        record.count(Method::List)
+    };
+    block_on(async {
+        drop(create("opened").await.unwrap());
+        let opened =
+            FsBackend::open(runtime(), directory.path().join("opened"), options.clone()).await.unwrap();
+        assert_eq!(listings(create("new").await.unwrap()).await + 1, listings(opened).await);
+        let used = create("used").await.unwrap();
+        let chunk = Key::Chunk(Digest::from([7; 32]));
+        used.put(&chunk, "chunk".into(), PutMode::Create).await.unwrap();
+        assert_eq!(
+            kind(Datastore::create(Arc::new(used), Options::default()).await),
+            ErrorKind::AlreadyExists
+        );
+    });
 }
 
 #[test]

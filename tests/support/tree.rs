@@ -11,7 +11,8 @@ use bytes::Bytes;
 use futures::io::AsyncRead;
 use larder::pxar::{FileKind, Metadata, Mtime, Stat};
 use larder::tree::{
-    FileContents, Problem, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream, TreeSource,
+    FileContents, OpenFileJob, Problem, SourceDirectory, SourceEntry, SourceListing, SourceRoot,
+    SourceStream, TreeSource,
 };
 
 /// Behaviour of an entry that a backup opens.
@@ -155,16 +156,6 @@ impl MemoryDirectory {
         drop(open);
         Self { path, tree: Arc::clone(tree) }
     }
-
-    fn find(&self, name: &[u8]) -> io::Result<Contents> {
-        let directories = self.tree.directories.lock().unwrap();
-        let siblings = directories.get(&self.path).ok_or(io::ErrorKind::NotFound)?;
-        let found = siblings.iter().find(|(entry, _)| entry.name == name);
-        match &found.ok_or(io::ErrorKind::NotFound)?.1 {
-            Contents::Fails(kind) => Err((*kind).into()),
-            contents => Ok(contents.clone()),
-        }
-    }
 }
 
 impl Drop for MemoryDirectory {
@@ -185,14 +176,37 @@ impl SourceDirectory for MemoryDirectory {
     }
 
     async fn open_directory(&self, entry: &SourceEntry) -> io::Result<Box<dyn SourceDirectory>> {
-        self.find(&entry.name)?;
+        self.tree.find(&self.path, &entry.name)?;
         Ok(Box::new(Self::open(joined(&self.path, &entry.name), &self.tree)))
     }
 
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents> {
-        let path = String::from_utf8_lossy(&joined(&self.path, &entry.name)).into_owned();
-        self.tree.opened.lock().unwrap().push(path);
-        Ok(match self.find(&entry.name)? {
+        self.tree.open_file(&self.path, &entry.name)
+    }
+
+    fn open_file_job(&self, entry: &SourceEntry) -> Option<OpenFileJob> {
+        // The others are opened by calls.
+        let is_for_job = entry.name.iter().map(|byte| byte.count_ones()).sum::<u32>() % 2 == 0;
+        let (tree, path, name) = (Arc::clone(&self.tree), self.path.clone(), entry.name.clone());
+        is_for_job.then(|| Box::new(move || tree.open_file(&path, &name)) as OpenFileJob)
+    }
+}
+
+impl Shared {
+    fn find(&self, directory: &[u8], name: &[u8]) -> io::Result<Contents> {
+        let directories = self.directories.lock().unwrap();
+        let siblings = directories.get(directory).ok_or(io::ErrorKind::NotFound)?;
+        let found = siblings.iter().find(|(entry, _)| entry.name == name);
+        match &found.ok_or(io::ErrorKind::NotFound)?.1 {
+            Contents::Fails(kind) => Err((*kind).into()),
+            contents => Ok(contents.clone()),
+        }
+    }
+
+    fn open_file(&self, directory: &[u8], name: &[u8]) -> io::Result<FileContents> {
+        let path = String::from_utf8_lossy(&joined(directory, name)).into_owned();
+        self.opened.lock().unwrap().push(path);
+        Ok(match self.find(directory, name)? {
             Contents::Whole(bytes) => FileContents::Whole(bytes),
             Contents::Stream(bytes, problem) => {
                 FileContents::Stream(Box::new(MemoryStream { bytes, fails: false, problem }))
