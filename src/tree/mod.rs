@@ -60,6 +60,7 @@ pub use read::{ReadDir, Tree, TreeEntry, TreeFile, TreeFind, TreeStep, TreeWalk}
 pub use report::{Attribute, Problem, TreeFinding, TreeReport};
 pub use restore::target::{SmallFile, TargetError, TargetFile, TreeTarget};
 pub use restore::{TreeRestore, TreeRestoreEvent, TreeRestoreSummary};
+use source::{EARLY_BYTES, EARLY_FILE_BYTES};
 pub use source::{
     FileContents, LinkId, OpenFileJob, SourceDirectory, SourceEntry, SourceListing, SourceRoot, SourceStream,
     TreeSource,

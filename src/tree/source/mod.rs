@@ -12,6 +12,12 @@ use futures::io::AsyncRead;
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::{Problem, TreeFinding};
 
+/// Maximum bytes of files that are read when their directories are listed.
+pub(in crate::tree) const EARLY_BYTES: u64 = 8 << 20;
+
+/// Maximum length of such a file.
+pub(in crate::tree) const EARLY_FILE_BYTES: u64 = 256 << 10;
+
 /// A tree of files that a backup reads.
 ///
 /// An error is that of the source alone: a backup leaves the entry out, reports it, and continues with the next. Only an error of
@@ -44,6 +50,10 @@ pub struct SourceRoot {
 /// An open directory of a [`TreeSource`]. Its methods run concurrently.
 #[async_trait]
 pub trait SourceDirectory: fmt::Debug + Send + Sync {
+    /// Tells the root that the backup will read every file, in the order of their names. A source may then read the smallest ones when it lists
+    /// their directories, which are listed less far ahead. Default: does nothing.
+    fn expect_reading(&self) {}
+
     /// Lists the directory: every entry with its metadata, in any order, and without opening a file for its contents.
     ///
     /// # Errors

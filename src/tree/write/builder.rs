@@ -156,7 +156,11 @@ impl<'a> TreeBuilder<'a> {
         let base_use = base_use(&entries, &form);
         let (base, index) = self.base_tree(&entries, &form).await?;
         let runtime = Arc::clone(self.writer.runtime());
-        let context = Context { findings: findings.clone(), runtime: Arc::clone(&runtime) };
+        let reads_all = index.is_none();
+        if reads_all {
+            directory.expect_reading();
+        }
+        let context = Context { findings: findings.clone(), reads_all, runtime: Arc::clone(&runtime) };
         let archive = TreeArchive::begin(encoder, entries, form, findings.clone()).await?;
         let mut reuser = Reuser::new(archive, index, self.policy, runtime);
         let walker = Walker::new(context, directory, base).await.map_err(|error| error.on(&self.name))?;

@@ -2,7 +2,7 @@
 //!
 //! [`Walker::next`] yields the entries depth first, the children of a directory by their names. Directories that come next in this order are listed
 //! ahead, each in a task of its own: up to [`DIRECTORIES_AHEAD`] of them, and no more once their listings have [`ENTRIES_AHEAD`]
-//! entries. The listings of the open directories and of those ahead are the memory of the walk: 280 bytes an entry, and its name. A
+//! entries, or, in a backup that reads every file, once small files in them have [`EARLY_BYTES`]. The listings of the open directories and of those ahead are the memory of the walk: 280 bytes an entry, and its name. A
 //! directory is listed as a whole, however large: with its table, one of a million entries takes about 380 MB.
 
 use std::collections::{HashSet, VecDeque};
@@ -20,13 +20,18 @@ use crate::rt::Runtime;
 use crate::rt::detached::Detached;
 use crate::tree::write::base::BaseCursor;
 use crate::tree::write::findings::{Findings, TreeEvent};
-use crate::tree::{LinkId, Problem, SourceDirectory, SourceEntry, TreeFinding};
+use crate::tree::{
+    EARLY_BYTES, EARLY_FILE_BYTES, LinkId, Problem, SourceDirectory, SourceEntry, TreeFinding,
+};
 
 /// Maximum number of directories listed ahead.
 const DIRECTORIES_AHEAD: usize = 64;
 
 /// Number of entries in listings ahead, above which no further directory is listed.
 const ENTRIES_AHEAD: usize = 16 << 10;
+
+/// Bytes of early files that a directory is taken to have before any was listed.
+const TYPICAL_BYTES: u64 = 1 << 20;
 
 /// Listings with more entries are sorted on the blocking pool.
 const MANY_ENTRIES: usize = 4 << 10;
@@ -158,6 +163,8 @@ impl fmt::Debug for Place {
 /// A directory with its listing.
 #[derive(Debug)]
 struct Listed {
+    /// Bytes of small files.
+    early_bytes: u64,
     entries: VecDeque<SourceEntry>,
     /// Its directories, in order.
     directories: VecDeque<Ahead>,
@@ -199,6 +206,8 @@ enum Outcome {
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) findings: Findings,
+    /// `true` if every file is read.
+    pub(super) reads_all: bool,
     pub(super) runtime: Arc<dyn Runtime>,
 }
 
@@ -207,6 +216,8 @@ pub(super) struct Walker {
     base: Option<BaseCursor>,
     context: Context,
     open: Vec<Listed>,
+    /// Bytes of small files in the directories that were entered, and number of these directories.
+    entered: (u64, u64),
     /// Files with several names, seen so far.
     seen: HashSet<SameFile>,
 }
@@ -221,7 +232,7 @@ impl Walker {
         let root: Arc<dyn SourceDirectory> = Arc::from(root);
         let place = Place::root(&root);
         let is_in_base = base.is_some();
-        let mut walker = Self { base, context, open: Vec::new(), seen: HashSet::new() };
+        let mut walker = Self { base, context, open: Vec::new(), entered: (0, 0), seen: HashSet::new() };
         match list(walker.context.clone(), root, place).await? {
             Outcome::Listed(listed) => walker.open(*listed, is_in_base),
             Outcome::Gone(error) | Outcome::Unlistable(error) => {
@@ -332,12 +343,19 @@ impl Walker {
         for finding in listed.findings.drain(..) {
             self.context.findings.add(finding);
         }
+        self.entered = (self.entered.0 + listed.early_bytes, self.entered.1 + 1);
         self.open.push(listed);
     }
 
     /// Starts to list the directories that come next.
     fn list_ahead(&mut self) {
-        let mut left = (DIRECTORIES_AHEAD, ENTRIES_AHEAD);
+        let mut left = Left {
+            bytes: if self.context.reads_all { EARLY_BYTES } else { u64::MAX },
+            directories: DIRECTORIES_AHEAD,
+            entries: ENTRIES_AHEAD,
+            // The first few directories say little.
+            typical_bytes: (self.entered.0 + 4 * TYPICAL_BYTES) / (self.entered.1 + 4),
+        };
         for listed in self.open.iter_mut().rev() {
             if !list_ahead_in(&self.context, listed, &mut left) {
                 return;
@@ -349,6 +367,7 @@ impl Walker {
 impl Listed {
     fn empty(place: Arc<Place>) -> Self {
         Self {
+            early_bytes: 0,
             entries: VecDeque::new(),
             directories: VecDeque::new(),
             directory: None,
@@ -360,8 +379,17 @@ impl Listed {
     }
 }
 
+/// What may still be listed ahead.
+struct Left {
+    bytes: u64,
+    directories: usize,
+    entries: usize,
+    /// Bytes of small files in a directory that is not listed yet.
+    typical_bytes: u64,
+}
+
 /// Starts to list directories below this one, in order; returns `false` once enough are ahead.
-fn list_ahead_in(context: &Context, listed: &mut Listed, left: &mut (usize, usize)) -> bool {
+fn list_ahead_in(context: &Context, listed: &mut Listed, left: &mut Left) -> bool {
     let (taken, place) = (listed.taken, Arc::clone(&listed.place));
     for ahead in &mut listed.directories {
         if let State::Listing(listing) = &mut ahead.state
@@ -369,17 +397,22 @@ fn list_ahead_in(context: &Context, listed: &mut Listed, left: &mut (usize, usiz
         {
             ahead.state = State::Ready(outcome);
         }
-        if left.0 == 0 || left.1 == 0 {
+        if left.directories == 0 || left.entries == 0 || left.bytes == 0 {
             return false;
         }
-        left.0 -= 1;
+        left.directories -= 1;
+        left.bytes = left.bytes.saturating_sub(match &ahead.state {
+            State::Ready(Outcome::Listed(below)) => below.early_bytes,
+            State::Ready(_) => 0,
+            State::Listing(_) | State::Waiting => left.typical_bytes,
+        });
         match &mut ahead.state {
             State::Waiting => {
                 let Some(entry) = listed.entries.get(ahead.number - taken) else { return false };
                 ahead.state = State::Listing(start(context, &place, entry));
             }
             State::Ready(Outcome::Listed(below)) => {
-                left.1 = left.1.saturating_sub(below.entries.len());
+                left.entries = left.entries.saturating_sub(below.entries.len());
                 if !list_ahead_in(context, below, left) {
                     return false;
                 }
@@ -424,12 +457,15 @@ async fn list(context: Context, directory: Arc<dyn SourceDirectory>, place: Arc<
     let is_large = entries.len() > MANY_ENTRIES;
     let listed = move || {
         let entries = checked(entries, &place, &mut findings);
+        let early = |entry: &SourceEntry| Some(size_of(entry)).filter(|size| *size <= EARLY_FILE_BYTES);
+        let early_bytes = entries.iter().filter_map(early).sum();
         let is_directory = |entry: &SourceEntry| entry.kind == FileKind::Directory;
         let numbers = entries.iter().enumerate().filter(|(_, entry)| is_directory(entry));
         let directories = numbers.map(|(number, _)| Ahead { number, state: State::Waiting }).collect();
         let directory = Some(directory);
         Ok(Box::new(Listed {
             directory,
+            early_bytes,
             // Takes over the memory: a copy would hold a large directory twice.
             entries: entries.into(),
             directories,

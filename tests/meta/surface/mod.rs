@@ -15,7 +15,7 @@ use sources::{Item, Kind, Sources, join};
 use text::{closing, split_at_commas};
 
 /// The most public items. Lower it whenever the surface shrinks.
-const MAX_ITEMS: usize = 851;
+const MAX_ITEMS: usize = 852;
 
 #[test]
 fn the_surface_has_no_more_items_than_its_limit() {

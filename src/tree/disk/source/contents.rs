@@ -34,12 +34,15 @@ const PART_BYTES: u64 = 1 << 20;
 /// Number of jobs of a stream at once.
 const JOBS: usize = 3;
 
+/// Size and time of a file in its listing.
+pub(super) type Listed = (u64, Mtime);
+
 /// Opens a file with the size and the time of its listing.
 pub(super) fn open(
     runtime: &Arc<dyn Runtime>,
     directory: BorrowedFd<'_>,
     name: &[u8],
-    listed: (u64, Mtime),
+    listed: Listed,
 ) -> io::Result<FileContents> {
     let file = File::from(open::to_read(directory, &CString::new(name)?)?);
     let before = Status::of(&file)?;
@@ -58,6 +61,13 @@ pub(super) fn open(
         Part { error: Some(error), bytes, .. } if bytes.is_empty() => return Err(error),
         part => FileContents::Stream(Box::new(Held { part, problem })),
     })
+}
+
+/// Reads a small open file of this status. `None` if it cannot be read as it is listed.
+pub(super) fn unchanged(file: File, before: Status, listed: Listed) -> Option<Bytes> {
+    let found = Found::new(file, before, listed);
+    let part = found.read(0..listed.0);
+    (part.error.is_none() && !part.is_short && found.closing.get().is_none()).then_some(part.bytes)
 }
 
 /// An open file with what is known about it.
@@ -125,7 +135,7 @@ fn reports_holes(_: &File) -> bool {
 }
 
 impl Found {
-    fn new(file: File, before: Status, (size, mtime): (u64, Mtime)) -> Self {
+    fn new(file: File, before: Status, (size, mtime): Listed) -> Self {
         let unread = if size > WHOLE_BYTES { size.div_ceil(PART_BYTES) } else { 1 };
         let has_holes = size > WHOLE_BYTES && before.is_sparse && reports_holes(&file);
         Self { before, closing: OnceLock::new(), file, has_holes, mtime, size, unread: unread.into() }

@@ -10,6 +10,7 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::Rules;
 use super::contents;
+use super::early::{EarlyBudget, EarlyFiles};
 use super::listing::{self, Bar, Name};
 use super::patterns::{Layer, Patterns};
 use crate::pxar::{FileKind, joined};
@@ -36,6 +37,7 @@ pub(super) struct Directory {
 
 #[derive(Debug)]
 struct Inner {
+    early: EarlyFiles,
     fd: OwnedFd,
     /// Patterns of the directories above and of this one, once it is listed.
     patterns: OnceLock<Patterns>,
@@ -104,8 +106,14 @@ impl Drop for Ancestor {
 }
 
 impl Directory {
-    pub(super) fn new(runtime: Arc<dyn Runtime>, rules: Arc<Rules>, fd: OwnedFd, place: Place) -> Self {
-        let inner = Inner { fd, patterns: OnceLock::new(), place };
+    pub(super) fn new(
+        runtime: Arc<dyn Runtime>,
+        rules: Arc<Rules>,
+        fd: OwnedFd,
+        place: Place,
+        budget: Arc<EarlyBudget>,
+    ) -> Self {
+        let inner = Inner { early: EarlyFiles::new(budget), fd, patterns: OnceLock::new(), place };
         Self { inner: Arc::new(inner), rules, runtime }
     }
 
@@ -115,6 +123,10 @@ impl Directory {
 
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    pub(super) fn early(&self) -> &EarlyFiles {
+        &self.inner.early
     }
 
     pub(super) fn ancestor(&self) -> &Ancestor {
@@ -195,7 +207,8 @@ impl Directory {
                 let ancestor = Arc::new(Ancestor { above: Some(above), depth, id: status.id });
                 let (path, patterns) = (joined(&self.inner.place.path, name), self.patterns().clone());
                 let place = Place { ancestor, findings: Vec::new(), path, patterns };
-                Ok(Box::new(Self::new(self.runtime, self.rules, fd, place)))
+                let budget = Arc::clone(self.early().budget());
+                Ok(Box::new(Self::new(self.runtime, self.rules, fd, place, budget)))
             }
         }
     }
@@ -207,6 +220,10 @@ fn is_directory(above: BorrowedFd<'_>, name: &std::ffi::CStr) -> bool {
 
 #[async_trait]
 impl SourceDirectory for Directory {
+    fn expect_reading(&self) {
+        self.early().budget().allow();
+    }
+
     async fn list(&self) -> io::Result<SourceListing> {
         let (mut listing, parts) = self.run(|this| this.begin()).await?;
         // At once: a large directory would be copied as it grows.
@@ -231,14 +248,24 @@ impl SourceDirectory for Directory {
     }
 
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents> {
-        let Some(job) = self.open_file_job(entry) else {
+        let FileKind::File { size } = entry.kind else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the entry is no file"));
         };
-        self.run(|_| job()).await
+        if let Some(bytes) = self.early().take(&entry.name, (size, entry.metadata.stat.mtime)) {
+            return Ok(FileContents::Whole(bytes));
+        }
+        match self.open_file_job(entry) {
+            Some(job) => self.run(|_| job()).await,
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
     fn open_file_job(&self, entry: &SourceEntry) -> Option<OpenFileJob> {
         let FileKind::File { size } = entry.kind else { return None };
+        if self.early().has(&entry.name) {
+            // Nothing is left to read.
+            return None;
+        }
         let (this, name, mtime) = (self.clone(), entry.name.clone(), entry.metadata.stat.mtime);
         Some(Box::new(move || contents::open(&this.runtime, this.fd(), &name, (size, mtime))))
     }

@@ -192,7 +192,11 @@ impl Look<'_> {
         }
         let metadata = self.metadata(reader, &fd, &status);
         let entry = self.made(FileKind::File { size: status.size }, metadata);
-        Ok(Some(if status.links > 1 { entry.link(status.id) } else { entry }))
+        if status.links > 1 {
+            return Ok(Some(entry.link(status.id)));
+        }
+        self.directory.early().read(&entry.name, fd, status);
+        Ok(Some(entry))
     }
 
     /// A symbolic link, a device, a pipe or a socket, which is not opened.

@@ -2,6 +2,7 @@
 
 mod contents;
 mod directory;
+mod early;
 mod listing;
 mod patterns;
 
@@ -178,7 +179,7 @@ impl DirectorySource {
         let rules = Arc::new(self.rules);
         let patterns = Layer::of_caller(&rules.excludes);
         let place = Place { ancestor: Ancestor::root(status.id), findings, path: Vec::new(), patterns };
-        let directory = Directory::new(self.runtime, rules, root, place);
+        let directory = Directory::new(self.runtime, rules, root, place, Arc::default());
         Ok(SourceRoot { directory: Box::new(directory), metadata })
     }
 }
