@@ -19,9 +19,10 @@ use crate::tree::write::ahead::prepared;
 use crate::tree::write::archive::{Form, TreeArchive};
 use crate::tree::write::base::BaseCursor;
 use crate::tree::write::findings::{Findings, TreeEvent};
+use crate::tree::write::listed::Context;
 use crate::tree::write::reuse::{Policy, Reuser};
 use crate::tree::write::summary::TreeSummary;
-use crate::tree::write::walk::{Context, Walker};
+use crate::tree::write::walk::Walker;
 use crate::tree::{SourceRoot, TreeSource};
 
 /// Default average size of a chunk.

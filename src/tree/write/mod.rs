@@ -26,6 +26,7 @@ mod base;
 mod builder;
 mod contents;
 mod findings;
+mod listed;
 mod reuse;
 mod summary;
 mod walk;
