@@ -60,6 +60,8 @@ impl PackedBackend {
         let packs = &self.packs;
         packs.refresh().await?;
         packs.read_all_records().await?;
+        // This process knows what they said, and the next one does not.
+        let lost = packs.lost_segments().await?;
         let listing = packs.list_packs().await?;
         listing.check_readable("rebuild the index behind")?;
         let mut damage = IndexDamage::default();
@@ -70,9 +72,12 @@ impl PackedBackend {
             let segments = state.view.segments().values();
             let dropped: HashSet<_> =
                 segments.flat_map(|known| known.facts.dropped.iter().copied()).collect();
-            let named = state.view.recorded().into_iter();
-            let named: HashSet<_> = named.filter_map(|number| Some(state.view.pack(number)?.name)).collect();
-            damage.damaged = state.view.unreadable().map(str::to_owned).collect();
+            let segments = state.view.segments().iter().filter(|(name, _)| !lost.contains_key(name));
+            let named = segments.flat_map(|(_, known)| known.numbers.iter());
+            let named: HashSet<_> = named.filter_map(|number| Some(state.view.pack(*number)?.name)).collect();
+            let damaged = lost.iter().filter(|(_, error)| error.kind() == ErrorKind::Corrupt);
+            let damaged = damaged.map(|(name, _)| Key::Segment(*name).path());
+            damage.damaged = state.view.unreadable().map(str::to_owned).chain(damaged).collect();
             for (name, (bytes, _)) in &listing.packs {
                 damage.packs += 1;
                 if !(running.contains(name) || dropped.contains(name) || named.contains(name)) {

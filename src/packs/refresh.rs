@@ -326,6 +326,24 @@ impl Packs {
         Ok(ReadSegment::Good(head, records))
     }
 
+    /// Segments of the view that the store does not have any more, or that are damaged there by now.
+    ///
+    /// # Errors
+    /// Any failure to read them, other than damage.
+    pub(super) async fn lost_segments(&self) -> Result<BTreeMap<SegmentName, Error>> {
+        let names: Vec<_> = self.state().view.segments().keys().copied().collect();
+        let reads = stream::iter(names).map(|name| async move {
+            match self.read_whole(name).await {
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    Ok(Some((name, error)))
+                }
+                read => read.map(|_| None),
+            }
+        });
+        let lost: Vec<_> = reads.buffer_unordered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(lost.into_iter().flatten().collect())
+    }
+
     async fn read_whole(&self, name: SegmentName) -> Result<Segment> {
         let key = Key::Segment(name);
         let object = self.inner.get(&key, MAX_SEGMENT_BYTES).await?;

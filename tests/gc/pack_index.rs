@@ -273,6 +273,28 @@ fn a_lost_index_is_rebuilt_from_the_packs() {
     });
 }
 
+/// Proves H203. Also by the process that read them before.
+#[test]
+fn segments_that_were_damaged_after_they_were_read_are_replaced() {
+    in_both(async |scene| {
+        for (number, name) in ["host/a", "host/b", "host/c"].into_iter().enumerate() {
+            back_up_as(&scene.store, name, &[number as u64]).await;
+        }
+        let before: Vec<_> = segments(&scene).await.into_iter().collect();
+        for (segment, how) in before.iter().zip(["flip", "cut", "remove"]) {
+            hurt(&scene, segment, how).await;
+        }
+        let mut plan = scene.store.plan_index_rebuild().await.unwrap();
+        let summary = plan.summary().clone();
+        assert_eq!((summary.damaged.len(), summary.unnamed), (2, 3), "{summary}");
+        assert_eq!(plan.execute().await.unwrap().packs, 3);
+        drop(plan);
+        assert!(segments(&scene).await.is_disjoint(&before.into_iter().collect()));
+        assert_eq!(check_all(&scene.store).await, 3);
+        assert_eq!(check_all(&scene.opened_as_new().await).await, 3);
+    });
+}
+
 /// Proves H203.
 #[test]
 fn damaged_segments_are_replaced_and_no_deleted_pack_counts_again() {
