@@ -65,7 +65,11 @@ impl ChunkStore {
         let touched = self.backend.touch(keys).await?;
         let is_whole = touched.iter().all(|touched| *touched != Touched::Absent);
         match &self.packs {
-            Some(packs) if !is_whole && packs.look_for_chunks().await? => self.backend.touch(keys).await,
+            Some(packs) if !is_whole => {
+                // If the view is not read now, another task may have read it meanwhile.
+                packs.look_for_chunks().await?;
+                self.backend.touch(keys).await
+            }
             _ => Ok(touched),
         }
     }

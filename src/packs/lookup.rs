@@ -238,8 +238,16 @@ impl Packs {
                 return damaged;
             }
             // Another process may have stored the chunk, or moved it to another pack.
-            if !looks.may_have_moved(places) || !(self.refresh_if_stale().await? || may_lack) {
+            let failed = places.clone();
+            if !looks.may_have_moved(places) {
                 return Err(self.absent(copy, "read"));
+            }
+            if !(self.refresh_if_stale().await? || may_lack) {
+                // The view may be fresh because another task read it meanwhile.
+                let is_same = copy.readable_places(&self.state_of(&copy.digest).await?.view) == failed;
+                if is_same || mutated!("fresh-view-has-no-news") {
+                    return Err(self.absent(copy, "read"));
+                }
             }
         }
     }

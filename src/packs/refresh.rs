@@ -94,12 +94,12 @@ impl PackedBackend {
         self.packs.refresh_if_stale().await
     }
 
-    /// Reads the view again, if another process may have stored chunks since. Returns `true` if it was read.
+    /// Reads the view again, if another process may have stored chunks since.
     ///
     /// # Errors
     /// As for a listing of segments.
-    pub(crate) async fn look_for_chunks(&self) -> Result<bool> {
-        self.packs.refresh_if_stale().await
+    pub(crate) async fn look_for_chunks(&self) -> Result<()> {
+        self.packs.refresh_if_stale().await.map(drop)
     }
 }
 

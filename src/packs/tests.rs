@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::executor::block_on;
 
@@ -11,7 +13,7 @@ use crate::error::ErrorKind;
 use crate::format::Digest;
 use crate::format::layout::{Key, PackName, Prefix};
 use crate::packs::reclaim::PackState;
-use crate::rt::ThreadRuntime;
+use crate::rt::{SimRuntime, ThreadRuntime};
 
 const TARGET: usize = 8 << 20;
 
@@ -404,5 +406,33 @@ fn a_chunk_that_moves_twice_while_it_is_read_is_found() {
             moves(third),
         );
         assert_eq!(reader.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
+
+#[test]
+fn a_chunk_that_moves_is_found_although_another_task_read_the_view_meanwhile() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let below: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&below)));
+        let wrapped: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let [first, second] = [open(&below, "a").await, open(&below, "b").await];
+        put(&first, 1).await;
+        first.barrier().await.unwrap();
+        let old = names_of_packs(&below).await;
+        let reader = open(&wrapped, "c").await;
+        // As with a lease: other processes change nothing.
+        let backend: &dyn Backend = &reader;
+        let _alone = backend.lock(&LockScope::Store, LockMode::Exclusive).await.unwrap();
+        faults.add(Rule::on(Method::GetRange, Action::Delay(Duration::from_secs(10))).first(1));
+        let moves = async {
+            sim.sleep(Duration::from_secs(5)).await;
+            put(&second, 1).await;
+            second.barrier().await.unwrap();
+            delete(&below, Key::Pack(old[0])).await;
+            reader.packs.refresh().await.unwrap();
+        };
+        let (read, ()) = futures::future::join(reader.get(&chunk(1), 100), moves).await;
+        assert_eq!(read.unwrap().bytes, blob(1));
     });
 }
