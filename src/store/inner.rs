@@ -93,7 +93,7 @@ impl StoreInner {
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
-        let (level, kept) = (options.compression_level, memory.readers / 4);
+        let (level, kept) = (options.compression_level, memory.readers / 6);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks =
             ChunkStore::new((Arc::clone(&backend), uncached), packs.clone(), state, level, kept, uuid);
