@@ -104,6 +104,14 @@ impl Manifests<'_> {
         self.inner.backend.has(&Key::Manifest(name.clone())).await
     }
 
+    /// Returns `true` if a name that a listing showed as free belongs to a finished snapshot, which puts would replace. Where the backend
+    /// stores on conditions, they fail instead.
+    pub(crate) async fn is_taken(&self, name: &SnapshotName) -> Result<bool> {
+        let capabilities = self.inner.backend.capabilities();
+        let may_be = !capabilities.consistent_listing && !capabilities.conditional_put;
+        Ok(may_be && self.exists(name).await?)
+    }
+
     /// Records the result of a verification.
     pub(crate) async fn record_verification(
         &self,

@@ -2,16 +2,20 @@
 //! in a bucket (H12, H13, H17 to H19).
 
 use futures::executor::block_on;
+use larder::backend::MemoryBackend;
 use larder::error::ErrorKind;
 use larder::format::name::Namespace;
 use larder::gc;
 use larder::gc::GcOptions;
-use larder::store::{Protection, SnapshotState};
+use larder::rt::ThreadRuntime;
+use larder::store::{Datastore, Options, Protection, SnapshotState};
+use larder::sync::{self, SyncOptions, SyncOutcome};
 use larder_testing::fault_server;
-use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Rule};
+use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
 use larder_testing::s3_store::{
     Opening, back_up, check, fresh, group, keys, kind, opened_again, small, user, view,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
@@ -349,6 +353,36 @@ fn a_protected_snapshot_is_not_deleted_although_listings_lag() {
             process.close().await;
         });
     }
+}
+
+/// Proves H13. Without conditional puts, nothing else keeps what is stored.
+#[test]
+fn a_snapshot_that_listings_do_not_show_yet_is_not_replaced() {
+    let server = FaultServer::start(ServerOptions::with([Quirk::ConditionsIgnored]));
+    block_on(async {
+        let process = fresh(&server).await;
+        let name = small(&process.store, &group()).await;
+        let memory = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+        let other = Datastore::create(Arc::new(memory), Options::default()).await.unwrap();
+        let backup = other.backup(&group()).time(name.time().into()).begin().await.unwrap();
+        backup.blob("app.conf", "other").await.unwrap();
+        backup.finish().await.unwrap();
+        server.add(Rule::list().then(Action::ListingLag(Lag::For(Duration::from_hours(5)))));
+        let again = process.store.backup(&group()).time(name.time().into()).begin().await;
+        assert_eq!(kind(again), ErrorKind::AlreadyExists);
+        let mut plan = sync::plan(&other, &process.store, SyncOptions::default()).await.unwrap();
+        let report = plan.execute().await.unwrap();
+        let outcomes: Vec<_> = report.snapshots().map(|snapshot| &snapshot.outcome).collect();
+        assert!(
+            matches!(&outcomes[..], [SyncOutcome::Failed(error)] if error.kind() == ErrorKind::Busy),
+            "{outcomes:?}"
+        );
+        server.clear();
+        let snapshot = process.store.snapshot(&name).await.unwrap();
+        assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
+        drop(snapshot);
+        process.close().await;
+    });
 }
 
 /// Proves H19.

@@ -159,6 +159,9 @@ impl BackupBuilder {
         if allows_earlier && store.catalog().listed_snapshot(&name).await?.is_some() {
             return Err(exists());
         }
+        if store.manifests().is_taken(&name).await? {
+            return Err(exists());
+        }
         let locks = PublicationLocks {
             group: Held::from(group_guard),
             others: Vec::new(),

@@ -99,6 +99,9 @@ impl GroupImport {
                 store.deletions().remove_files(&info).await?;
                 None
             }
+            None if store.manifests().is_taken(name).await? => {
+                return busy("it is there, and listings do not show it yet");
+            }
             None => None,
         };
         let publication = Publication {
