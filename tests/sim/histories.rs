@@ -51,12 +51,14 @@ fn random_histories_with_faults_lose_no_acknowledged_snapshot() {
 
 /// Segments that a process lacked while listings lagged, a good copy that another process stored of a chunk that this one knew as damaged, a
 /// good copy that only a key tells from a bad one, chunks for a base that another process stored, the beginning of a term that was given up
-/// and executed late, and a move to a place with a pending deletion.
+/// and executed late, a move to a place with a pending deletion, a sync to a place with a snapshot that listings did not show, and a move
+/// of a snapshot that they showed as protected.
 #[test]
 fn histories_that_failed_once_lose_no_acknowledged_snapshot() {
-    for seed in
-        [2_022_758, 2_029_147, 2_033_527, 2_046_969, 2_342_774, 2_415_359, 2_426_418, 3_001_949, 3_005_313]
-    {
+    for seed in [
+        2_022_758, 2_029_147, 2_033_527, 2_046_969, 2_342_774, 2_415_359, 2_426_418, 3_001_949, 3_005_313,
+        4_140_074, 5_040_132,
+    ] {
         let failed = Simulation::default().run(seed).err();
         assert!(failed.is_none(), "{}", failed.unwrap());
     }
