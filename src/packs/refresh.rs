@@ -48,7 +48,7 @@ enum ReadSegment {
 /// Segments that were read.
 #[derive(Default)]
 struct Refreshed {
-    /// Those that were deleted since they were listed.
+    /// Segments that were deleted since they were listed.
     gone: Vec<SegmentName>,
     read: Vec<(SegmentHead, Option<SlotRecords>)>,
     /// Damaged ones, by path.

@@ -223,7 +223,7 @@ impl Shared {
         if self.kind == Kind::Disk {
             let before = self.objects.state_of(&path);
             // Other files are flushed before they are renamed, and the contents of a chunk are not replaced by others. A pack is stored
-            // once: over one that is there, a history only stores damage, and damage of one chunk must not become that of others.
+            // once: over an existing one, a history only stores damage, and damage of one chunk must not become that of others.
             let may_be_cut = match key {
                 Key::Chunk(_) | Key::Quarantined(..) => is_put,
                 Key::Pack(_) => is_put && before.is_none(),

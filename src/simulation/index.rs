@@ -47,7 +47,7 @@ impl World {
         self.sim.sleep(self.host.place.max_late() + 2 * MARGIN).await;
     }
 
-    /// Builds the index of the first store anew in a new process, which reads what the old one knew.
+    /// Rebuilds the index of the first store in a new process, which reads what the old one knew.
     pub(crate) async fn heal_index(&self) {
         self.begin_process().await;
         self.rebuild_index().await.unwrap();

@@ -199,7 +199,7 @@ struct Pair {
 fn fates_of(outcome: &Relocated, moves: bool, is_late: bool) -> (DeleteOutcome, DeleteOutcome) {
     match outcome {
         Relocated::AlreadyThere if moves => (DeleteOutcome::Unknown, DeleteOutcome::There),
-        // The source was there. An earlier deletion of it without an answer may still be executed.
+        // The source existed. An earlier deletion of it without an answer may still be executed.
         Relocated::AlreadyThere | Relocated::Copied if is_late => (DeleteOutcome::Same, DeleteOutcome::There),
         Relocated::AlreadyThere | Relocated::Copied => (DeleteOutcome::There, DeleteOutcome::There),
         Relocated::Moved => (DeleteOutcome::Gone, DeleteOutcome::There),

@@ -1,6 +1,6 @@
-//! What happens unless an operation comes to its end, also if a crash ends its actor.
+//! An action for an operation that does not come to its end, also if a crash ends its actor.
 
-/// Does something when it is dropped, unless it was told not to.
+/// Executes an action when it is dropped, unless it was defused.
 pub(crate) struct Unless<F: FnOnce()>(Option<F>);
 
 impl<F: FnOnce()> Unless<F> {

@@ -43,7 +43,7 @@ pub(super) async fn create(backend: Arc<dyn Backend>, options: Options) -> Resul
         if Identity::read(backend.as_ref()).await?.is_some() {
             return exists("there is a store");
         }
-        // Whoever stores chunks in a new place gives it an identity first.
+        // A process that stores chunks in a new place gives it an identity first.
         let is_new = backend.is_new();
         for prefix in parts(true).into_iter().filter(|prefix| !is_new || *prefix != Prefix::Chunks) {
             if has_objects(backend.as_ref(), prefix).await? {

@@ -153,7 +153,7 @@ impl Listed {
     }
 }
 
-/// What may still be listed ahead.
+/// Limits on directories that may still be listed ahead.
 pub(super) struct Left {
     pub(super) bytes: u64,
     pub(super) directories: usize,

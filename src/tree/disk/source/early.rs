@@ -1,6 +1,6 @@
 //! Small files that are read when their directory is listed.
 //!
-//! A backup that reads every file would open each twice: for its metadata, and for its contents. What is read early waits in its directory, within a
+//! A backup that reads every file would open each twice: for its metadata, and for its contents. Contents that are read early wait in their directory, within a
 //! bound for the whole tree, until the backup opens the file, or leaves the directory.
 
 use std::collections::HashMap;
