@@ -178,6 +178,10 @@ impl World {
         }
         let bad = self.model().bad.clone();
         let raw = self.host.chunks().await;
+        if !bad.is_empty() {
+            // A backup that was aborted may have stored a good one, and flushes nothing. A crash would bring the bad one back.
+            self.host.raw().barrier().await.unwrap();
+        }
         for chunk in bad {
             match raw.get(&Self::key_of(chunk), u64::MAX).await {
                 Ok(object) if chunk.is_whole(&object.bytes) => {
