@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
-use crate::backend::s3::lease::{Lease, Moment, State};
+use crate::backend::s3::lease::{Lease, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 
@@ -79,11 +79,7 @@ impl Lease {
             Key::Segment(_) => return self.late_puts().segments = Some(until),
             _ => return,
         }
-        let _alone = self.changing.lock().await;
-        let state = self.state().clone();
-        if let State::Held(held) = state {
-            drop(self.renew(held).await);
-        }
+        drop(self.renew_if(|_| true).await);
     }
 
     /// Fails while an attempt may store this object again after a deletion.

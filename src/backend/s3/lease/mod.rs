@@ -308,19 +308,29 @@ impl Lease {
 
     /// Reads the lease, and fails if it is not that of this process.
     ///
-    /// Renews it instead if it does not list each recent segment yet: whoever may publish a snapshot now must not leave one out if it dies
-    /// right after.
+    /// Renews it instead if it does not list each recent segment yet: a process that publishes a snapshot and dies right after leaves no
+    /// segment out.
     pub(super) async fn check(self: &Arc<Self>) -> Result<()> {
         self.hold().await?;
         mutated!("lease-is-not-confirmed" => return Ok(()));
-        if self.has_unlisted_segments() && !mutated!("publish-leaves-segments-unlisted") {
-            let _alone = self.changing.lock().await;
+        let is_due = |held: &Held| self.lacks_segments(held) && !mutated!("publish-leaves-segments-unlisted");
+        if self.renew_if(is_due).await? { Ok(()) } else { self.confirm().await }
+    }
+
+    /// Renews the lease at once if it is held and that is due, also after a wait for another change of it. Returns `true` if it was renewed.
+    async fn renew_if(self: &Arc<Self>, is_due: impl Fn(&Held) -> bool) -> Result<bool> {
+        let due = || {
             let state = self.state().clone();
-            if let State::Held(held) = state {
-                return self.renew(held).await;
-            }
+            if let State::Held(held) = state { Some(held).filter(&is_due) } else { None }
+        };
+        if due().is_none() {
+            return Ok(false);
         }
-        self.confirm().await
+        let _alone = self.changing.lock().await;
+        match due() {
+            Some(held) => self.renew(held).await.map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// Fails while a request of an earlier holder may still be executed.

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::backend::s3::lease::{Lease, Moment, State, unix_seconds};
+use crate::backend::s3::lease::{Held, Lease, Moment, unix_seconds};
 use crate::error::{ErrorKind, Result};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::layout::Key;
@@ -83,12 +83,9 @@ impl Lease {
     }
 
     /// Returns `true` if the stored lease lacks a segment that it should list.
-    pub(super) fn has_unlisted_segments(&self) -> bool {
+    pub(super) fn lacks_segments(&self, held: &Held) -> bool {
         let listed = self.listed_segments(self.moment());
-        match &*self.state() {
-            State::Held(held) => listed.keys().any(|name| !held.record.segments.contains_key(name)),
-            State::Free | State::Lost(_) => false,
-        }
+        listed.keys().any(|name| !held.record.segments.contains_key(name))
     }
 
     /// The segments that a lease lists at this moment.
