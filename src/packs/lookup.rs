@@ -54,6 +54,11 @@ impl Looks {
         is_first || is_new && self.number < MOST_VIEWS && !mutated!("moved-copy-is-followed-once")
     }
 
+    /// Returns `true` if the copy was looked for at other places.
+    fn is_news(&self, places: &[Place]) -> bool {
+        self.failed.as_deref() != Some(places) && !mutated!("fresh-view-has-no-news")
+    }
+
     fn is_first(&self) -> bool {
         self.failed.is_none()
     }
@@ -238,16 +243,13 @@ impl Packs {
                 return damaged;
             }
             // Another process may have stored the chunk, or moved it to another pack.
-            let failed = places.clone();
-            if !looks.may_have_moved(places) {
-                return Err(self.absent(copy, "read"));
-            }
-            if !(self.refresh_if_stale().await? || may_lack) {
+            let mut has_more = looks.may_have_moved(places);
+            if has_more && !self.refresh_if_stale().await? && !may_lack {
                 // The view may be fresh because another task read it meanwhile.
-                let is_same = copy.readable_places(&self.state_of(&copy.digest).await?.view) == failed;
-                if is_same || mutated!("fresh-view-has-no-news") {
-                    return Err(self.absent(copy, "read"));
-                }
+                has_more = looks.is_news(&copy.readable_places(&self.state_of(&copy.digest).await?.view));
+            }
+            if !has_more {
+                return Err(self.absent(copy, "read"));
             }
         }
     }

@@ -58,7 +58,7 @@ struct Refreshed {
 /// The segments after the last of several listings.
 struct Settled {
     is_there: BTreeSet<SegmentName>,
-    listing: SegmentListing,
+    listed: BTreeMap<SegmentName, ListedSegment>,
     /// Damaged ones, by path.
     unreadable: BTreeMap<String, Error>,
 }
@@ -174,7 +174,7 @@ impl Packs {
         let begun = self.tenure_now();
         // One that is stored from now on may be missing in the listing.
         let before: Vec<_> = self.state().view.segments().keys().copied().collect();
-        let Settled { is_there, listing, unreadable } = self.read_until_settled(&before).await?;
+        let Settled { is_there, listed, unreadable } = self.read_until_settled(&before).await?;
         // A damaged one may be what said that packs were dropped. Writers rely on none that is gone.
         let before_listing = self.stored_packs();
         let packs = if unreadable.is_empty() { None } else { Some(self.list_packs().await?) };
@@ -191,7 +191,7 @@ impl Packs {
         if let Some(packs) = packs {
             self.note_listing(&before_listing, &packs);
         }
-        self.keep_local(&listing.segments).await;
+        self.keep_local(&listed).await;
         self.note_refreshed(begun);
         Ok(())
     }
@@ -224,8 +224,8 @@ impl Packs {
             listings += 1;
             let is_settled = vanished.iter().all(|name| confirmed.contains(name));
             if is_settled || listings == MOST_LISTINGS || mutated!("segments-are-listed-once") {
-                unreadable.extend(listing.unreadable.clone());
-                return Ok(Settled { is_there, listing, unreadable });
+                unreadable.extend(listing.unreadable);
+                return Ok(Settled { is_there, listed: listing.segments, unreadable });
             }
             confirmed.extend(vanished);
         }
