@@ -47,16 +47,18 @@ pub(super) fn prepared(walker: Walker) -> impl Stream<Item = Result<Prepared>> {
     let groups = stream::try_unfold(walker, |mut walker| async move {
         let mut group = Group::default();
         while !group.is_complete() {
-            match walker.next().await? {
-                Some(step) => group.add(step),
-                None => break,
-            }
+            let Some(step) = walker.next().await? else { break };
+            let bytes = match &step {
+                Step::Entry(found) if found.needs_contents() => weight(found),
+                _ => 0,
+            };
+            group.add(step, bytes);
         }
-        Ok::<_, Error>((!group.steps.is_empty()).then_some((group, walker)))
+        Ok::<_, Error>((!group.members.is_empty()).then_some((group.members, walker)))
     });
-    let groups = groups.map_ok(move |group| {
+    let groups = groups.map_ok(move |steps| {
         let runtime = Arc::clone(&runtime);
-        async move { Ok(stream::iter(group.prepare(&runtime).await.into_iter().map(Ok))) }
+        async move { Ok(stream::iter(prepare(steps, &runtime).await.into_iter().map(Ok))) }
     });
     groups.try_buffered(GROUPS_AHEAD).try_flatten()
 }
@@ -66,18 +68,16 @@ pub(super) fn reopened(
     files: Vec<Arc<Found>>,
     runtime: Arc<dyn Runtime>,
 ) -> impl Stream<Item = io::Result<FileContents>> {
-    let mut groups = vec![Vec::new()];
-    let mut bytes = 0;
-    for found in files {
-        bytes += weight(&found);
-        if let Some(group) = groups.last_mut() {
-            group.push(found);
-            if group.len() >= GROUP_STEPS || bytes >= GROUP_BYTES {
-                bytes = 0;
-                groups.push(Vec::new());
-            }
+    let mut files = files.into_iter();
+    let groups = std::iter::from_fn(move || {
+        let mut group = Group::default();
+        while !group.is_complete() {
+            let Some(found) = files.next() else { break };
+            let bytes = weight(&found);
+            group.add(found, bytes);
         }
-    }
+        (!group.members.is_empty()).then_some(group.members)
+    });
     let opened = stream::iter(groups).map(move |group| {
         let runtime = Arc::clone(&runtime);
         async move { stream::iter(open_all(group.iter().map(Arc::as_ref).collect(), &runtime).await) }
@@ -93,44 +93,46 @@ pub(super) async fn open(found: &Found) -> io::Result<FileContents> {
     }
 }
 
-/// Steps that are prepared together.
-#[derive(Default)]
-struct Group {
+/// Steps or files that are prepared together.
+struct Group<T> {
     bytes: u64,
-    steps: Vec<Step>,
+    members: Vec<T>,
 }
 
-impl Group {
-    fn add(&mut self, step: Step) {
-        if let Step::Entry(found) = &step
-            && found.needs_contents()
-        {
-            self.bytes += weight(found);
-        }
-        self.steps.push(step);
+impl<T> Default for Group<T> {
+    fn default() -> Self {
+        Self { bytes: 0, members: Vec::new() }
+    }
+}
+
+impl<T> Group<T> {
+    fn add(&mut self, member: T, bytes: u64) {
+        self.bytes += bytes;
+        self.members.push(member);
     }
 
     fn is_complete(&self) -> bool {
-        self.steps.len() >= GROUP_STEPS || self.bytes >= GROUP_BYTES
+        self.members.len() >= GROUP_STEPS || self.bytes >= GROUP_BYTES
     }
+}
 
-    async fn prepare(self, runtime: &Arc<dyn Runtime>) -> Vec<Prepared> {
-        let files = self.steps.iter().filter_map(|step| match step {
-            Step::Entry(found) if found.needs_contents() => Some(found),
-            _ => None,
-        });
-        let mut opened = open_all(files.collect(), runtime).await.into_iter();
-        let prepare = |step| match step {
-            Step::Entry(found) if found.needs_contents() => {
-                let contents = opened.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
-                Prepared::File(found, contents)
-            }
-            Step::Entry(found) => Prepared::Entry(found),
-            Step::Enter(found) => Prepared::Enter(found),
-            Step::Leave => Prepared::Leave,
-        };
-        self.steps.into_iter().map(prepare).collect()
-    }
+/// Opens the files of a group of steps.
+async fn prepare(steps: Vec<Step>, runtime: &Arc<dyn Runtime>) -> Vec<Prepared> {
+    let files = steps.iter().filter_map(|step| match step {
+        Step::Entry(found) if found.needs_contents() => Some(found),
+        _ => None,
+    });
+    let mut opened = open_all(files.collect(), runtime).await.into_iter();
+    let prepare = |step| match step {
+        Step::Entry(found) if found.needs_contents() => {
+            let contents = opened.next().unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()));
+            Prepared::File(found, contents)
+        }
+        Step::Entry(found) => Prepared::Entry(found),
+        Step::Enter(found) => Prepared::Enter(found),
+        Step::Leave => Prepared::Leave,
+    };
+    steps.into_iter().map(prepare).collect()
 }
 
 /// Opens files, those that can be opened by jobs in a single one.
