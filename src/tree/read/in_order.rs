@@ -42,6 +42,14 @@ impl Tree {
         }
         Ok(start)
     }
+
+    /// Checks that the contents of a file in the unified form end within the archive.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(in crate::tree) fn check_inline(&self, entry: &TreeEntry, position: u64) -> Result<()> {
+        self.shared.streams.check_inline(entry, position)
+    }
 }
 
 impl TreeWalk {

@@ -118,14 +118,8 @@ impl Streams {
         let size = entry.size();
         match (entry.contents, &self.payload) {
             (EntryContents::Archive { position }, None) => {
-                let end = position.checked_add(size).filter(|end| *end <= self.size());
-                match end {
-                    Some(_) => Ok((&self.archive, position)),
-                    None => {
-                        Err(self
-                            .damaged(TreeDecodeError::new(TreeFault::Bounds, entry.position).of(&entry.path)))
-                    }
-                }
+                self.check_inline(entry, position)?;
+                Ok((&self.archive, position))
             }
             (EntryContents::Payload { offset }, Some(payload)) => {
                 let fault =
@@ -151,6 +145,16 @@ impl Streams {
                 Err(error.because("it is no file"))
             }
         }
+    }
+
+    /// Checks that contents at this position of the archive end within it: a header may claim any size.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(super) fn check_inline(&self, entry: &TreeEntry, position: u64) -> Result<()> {
+        let is_within = position.checked_add(entry.size()).is_some_and(|end| end <= self.size());
+        let fault = || TreeDecodeError::new(TreeFault::Bounds, entry.position).of(&entry.path);
+        if is_within { Ok(()) } else { Err(self.damaged(fault())) }
     }
 
     /// The error of a malformed archive.

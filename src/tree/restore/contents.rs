@@ -44,7 +44,12 @@ impl ContentsReader {
                 let position = tree.check_payload(payload, entry, offset).await?;
                 Ok(Pieces::Payload { payload, position })
             }
-            _ => Ok(Pieces::Walk(walk)),
+            (contents, _) => {
+                if let EntryContents::Archive { position } = contents {
+                    tree.check_inline(entry, position)?;
+                }
+                Ok(Pieces::Walk(walk))
+            }
         }
     }
 }

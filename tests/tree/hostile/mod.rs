@@ -3,12 +3,15 @@
 mod archives;
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::executor::block_on;
-use futures::io::Cursor;
+use futures::io::{AsyncWrite, Cursor};
 use larder::ThreadRuntime;
 use larder::backend::MemoryBackend;
 use larder::error::ErrorKind;
@@ -155,6 +158,55 @@ fn every_way_to_read_a_hostile_archive_ends_and_mistakes_are_errors() {
             }
         }
         assert!(accepted.is_empty(), "{accepted:#?}");
+    });
+}
+
+/// A writer that counts, and fails once it has too much.
+struct Counting {
+    bytes: usize,
+    most: usize,
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.bytes += bytes.len();
+        let is_in_bounds = self.bytes <= self.most;
+        Poll::Ready(is_in_bounds.then_some(bytes.len()).ok_or_else(|| io::Error::other("too much")))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A file may claim any size. Zeros stand only for contents that the archive has room for.
+#[test]
+fn a_tar_archive_of_a_hostile_archive_is_in_proportion_to_it() {
+    let archives = archives::all("/nowhere/outside");
+    block_on(async {
+        let snapshot = stored(&archives).await;
+        let (mut accepted, mut largest) = (Vec::new(), 0);
+        for (number, archive) in archives.iter().enumerate() {
+            let Ok(tree) = snapshot.tree(&format!("{number}.pxar")).await else { continue };
+            // An entry takes 56 bytes at least; in a tar archive, a header of 512, and with records one and a half kilobytes more.
+            let mut tar = Counting { bytes: 0, most: 64 * archive.entries.len() + 10_240 };
+            let is_right = match tree.to_tar("", &mut tar).await {
+                Ok(report) => report.is_complete(),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "{}: {error:?}", archive.name);
+                    false
+                }
+            };
+            largest = largest.max(tar.bytes);
+            if is_right && archive.in_order == Verdict::Refused {
+                accepted.push(&archive.name);
+            }
+        }
+        assert!(largest > 10_240 && accepted.is_empty(), "{largest}: {accepted:#?}");
     });
 }
 
