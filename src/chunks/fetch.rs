@@ -166,14 +166,14 @@ impl Fetcher {
         // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.suspects().contains(&digest);
         let mut fetched = self.fetch_copy(digest, length, key).await;
-        // In a packed store, another process may have stored a good copy elsewhere.
+        // In a packed store, another process may have stored a good copy elsewhere. The view may know it already: another reader may have read
+        // the view again since the damaged copy was read.
         if let (Err(error), Some(packs)) = (&fetched, &self.packs)
             && error.kind() == ErrorKind::Corrupt
             && !mutated!("damaged-chunk-has-one-copy")
         {
-            if packs.look_for_copies().await? {
-                fetched = self.fetch_copy(digest, length, key).await;
-            }
+            packs.look_for_copies().await?;
+            fetched = self.fetch_copy(digest, length, key).await;
             if fetched.as_ref().is_err_and(|error| error.kind() == ErrorKind::Corrupt) {
                 fetched = self.fetch_any_copy(packs, digest, length, key).await?.map_or(fetched, Ok);
             }

@@ -83,15 +83,15 @@ const MOST_LISTINGS: usize = 5;
 const HEAD_BYTES: u64 = 256 << 10;
 
 impl PackedBackend {
-    /// Reads the view again, once a minute at most, if another process may have stored a second copy of a chunk since. Returns `true` if it was read.
+    /// Reads the view again, once a minute at most, if another process may have stored a second copy of a chunk since.
     ///
     /// # Errors
     /// As for a listing of segments.
-    pub(crate) async fn look_for_copies(&self) -> Result<bool> {
+    pub(crate) async fn look_for_copies(&self) -> Result<()> {
         if self.packs.since_refreshed() < COPY_TIME {
-            return self.packs.catch_up_if_behind().await;
+            return self.packs.catch_up().await;
         }
-        self.packs.refresh_if_stale().await
+        self.look_for_chunks().await
     }
 
     /// Reads the view again, if another process may have stored chunks since.
@@ -129,13 +129,6 @@ impl Packs {
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<()> {
         let _alone = self.refreshing.lock().await;
         self.read_segments().await
-    }
-
-    /// As [`catch_up`](Self::catch_up). Returns `true` if the view was read.
-    async fn catch_up_if_behind(self: &Arc<Self>) -> Result<bool> {
-        let was_behind = self.is_behind();
-        self.catch_up().await?;
-        Ok(was_behind)
     }
 
     /// As [`refresh`](Self::refresh), if another handle of this process stored a segment since.

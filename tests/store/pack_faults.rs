@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::backend::{Backend, ListQuery, MemoryBackend};
+use larder::backend::{Backend, ListEntry, ListQuery, MemoryBackend, PutMode};
 use larder::error::{ErrorKind, Result};
-use larder::format::layout::Prefix;
+use larder::format::layout::{Key, Prefix};
 use larder::format::name::Namespace;
 use larder::gc::{self, GcEnd, GcOptions};
 use larder::internal::fault::{Action, FaultBackend, Rule};
@@ -166,4 +166,60 @@ fn whichever_request_fails_nothing_acknowledged_is_lost_and_the_next_backup_succ
 #[test]
 fn after_a_crash_at_any_step_only_whole_snapshots_are_listed_and_garbage_vanishes() {
     at_each_step(30, &dies_at);
+}
+
+/// A process restores two snapshots whose chunks are damaged, each in a pack of its own. Another process has stored good copies since. The
+/// first reader learns of both of them while the second one still reads the damaged pack.
+#[test]
+fn a_reader_finds_a_good_copy_of_which_another_reader_learned_meanwhile() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let raw: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let faults = Arc::new(FaultBackend::new(Arc::clone(&raw)));
+        let backend: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let options = Options::default().packed(PackOptions::default());
+        let store = Datastore::create(backend, options).await.unwrap();
+        let names = [("host/a", [1]), ("host/b", [2])];
+        for (name, numbers) in names {
+            drop(back_up(&store, name, &numbers).await.unwrap());
+        }
+        let damaged: Vec<_> = packs_of(&raw).await;
+        assert_eq!(damaged.len(), 2);
+        for pack in &damaged {
+            let mut bytes = raw.get(pack, u64::MAX).await.unwrap().bytes.to_vec();
+            bytes[200] ^= 1;
+            raw.put(pack, bytes.into(), PutMode::Replace).await.unwrap();
+        }
+        let other = opened_as_new(&raw, store.clone()).await;
+        let snapshots = async |store: &Datastore| {
+            let mut snapshots = Vec::new();
+            for (name, _) in names {
+                let latest = store.latest(&group(name)).await.unwrap().unwrap();
+                snapshots.push(store.snapshot(&latest).await.unwrap());
+            }
+            snapshots
+        };
+        for snapshot in snapshots(&other).await {
+            assert_eq!(check(&snapshot).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        drop(back_up(&other, "host/c", &[1, 2]).await.unwrap());
+        sim.sleep(LATE).await;
+        let slow = damaged[1].clone();
+        let delay = Action::Delay(Duration::from_secs(10));
+        faults.add(Rule::on(Method::GetRange, delay).keys(move |key| *key == slow));
+        let snapshots = snapshots(&store).await;
+        let restores = snapshots.iter().map(check);
+        for restored in futures::future::join_all(restores).await {
+            restored.unwrap();
+        }
+    });
+}
+
+async fn packs_of(raw: &Arc<dyn Backend>) -> Vec<Key> {
+    let entries = list_all(raw.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap().into_entries();
+    let keys = entries.into_iter().filter_map(|entry| match entry {
+        ListEntry::Object(info) => Some(info.key),
+        _ => None,
+    });
+    keys.collect()
 }
