@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -39,6 +39,12 @@ impl Head {
     /// Metadata as a listing gives it.
     pub fn new(etag: String, size: u64, last_modified: Option<SystemTime>) -> Self {
         Self { answered: None, etag, last_modified, size }
+    }
+
+    /// Time since the object was stored, by the clock of the server; `None` if the answer lacks a time.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let (answered, stored) = (self.answered?, self.last_modified?);
+        Some(answered.duration_since(stored).unwrap_or_default())
     }
 }
 

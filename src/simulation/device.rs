@@ -73,6 +73,8 @@ struct State {
     processes: u64,
     /// Number of processes that crashed.
     crashed: u64,
+    /// The times at which manifests were stored, by path.
+    manifests: BTreeMap<String, Duration>,
     /// States that listings show instead of the current ones, and until when.
     outdated: BTreeMap<String, Outdated>,
     /// Earlier states of paths that were changed since the last barrier, in the order of the changes.
@@ -111,6 +113,7 @@ impl Device {
             dice,
             crashed: 0,
             flushed: 0,
+            manifests: BTreeMap::new(),
             processes: 0,
             outdated: BTreeMap::new(),
             unflushed: Vec::new(),
@@ -220,6 +223,9 @@ impl Shared {
     /// Keeps what a change replaces, as far as it may be seen again.
     fn change(&self, key: &Key, is_put: bool) {
         let path = key.path();
+        if is_put && matches!(key.exposed(), Key::Manifest(_)) {
+            self.state().manifests.insert(path.clone(), self.sim.monotonic());
+        }
         if self.kind == Kind::Disk {
             let before = self.objects.state_of(&path);
             // Other files are flushed before they are renamed, and the contents of a chunk are not replaced by others. A pack is stored
@@ -258,6 +264,22 @@ struct Process {
 impl Process {
     fn is_in_doubt(&self) -> bool {
         self.device.sim.monotonic() < self.in_doubt_until
+    }
+
+    /// The earlier process may have been storing this manifest when it lost the place: it is absent, or was stored shortly before. Without
+    /// conditional puts, its change of any manifest may be executed too.
+    fn check_stays_deleted(&self, key: &Key) -> Result<()> {
+        if !matches!(key.exposed(), Key::Manifest(_)) || !self.is_in_doubt() {
+            return Ok(());
+        }
+        let since = self.in_doubt_until.saturating_sub(2 * MAX_LATE);
+        let is_there = self.device.objects.state_of(&key.path()).is_some();
+        let stored = self.device.state().manifests.get(&key.path()).copied().filter(|_| is_there);
+        let has_ended = stored.is_some_and(|stored| stored < since);
+        if has_ended && self.device.capabilities.conditional_put {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Busy, "delete").on(key))
     }
 
     fn has_lease(&self) -> bool {
@@ -336,10 +358,15 @@ impl Backend for Process {
         if is_conditional && !self.capabilities().conditional_delete {
             return Err(Error::new(ErrorKind::Unsupported, "delete on a condition"));
         }
-        for removal in removals {
+        let refused: Vec<_> = removals.iter().map(|removal| self.check_stays_deleted(&removal.key)).collect();
+        let settled = removals.iter().zip(&refused).filter(|(_, refused)| refused.is_ok());
+        let settled: Vec<_> = settled.map(|(removal, _)| removal.clone()).collect();
+        for removal in &settled {
             self.device.change(&removal.key, false);
         }
-        objects.delete(removals).await
+        let mut deleted = objects.delete(&settled).await?.into_iter();
+        let result = |refused: Result<()>| refused.map_or_else(|error| Some(Err(error)), |()| deleted.next());
+        Ok(refused.into_iter().filter_map(result).collect())
     }
 
     async fn list(&self, query: &ListQuery, cursor: Option<&Cursor>) -> Result<ListPage> {

@@ -315,8 +315,8 @@ impl Datastore {
     /// Deletes a snapshot. With the last snapshot of a group its owner and its notes go too, unless the group is in use.
     ///
     /// # Errors
-    /// `NotFound` if there is none; `Denied` if it is protected; `Busy` while it is being read, written or built on; `Corrupt` if it is
-    /// [unreadable](crate::store::SnapshotState::Unreadable).
+    /// `NotFound` if there is none; `Denied` if it is protected; `Busy` while it is being read, written or built on, or while an earlier request
+    /// may still store it in a bucket; `Corrupt` if it is [unreadable](crate::store::SnapshotState::Unreadable).
     ///
     /// # Cancel safety
     /// A dropped future leaves the snapshot, or an unfinished one, or none.

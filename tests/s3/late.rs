@@ -4,7 +4,7 @@
 use futures::executor::block_on;
 use larder::backend::MemoryBackend;
 use larder::error::ErrorKind;
-use larder::format::name::Namespace;
+use larder::format::name::{Namespace, SnapshotName};
 use larder::gc;
 use larder::gc::GcOptions;
 use larder::rt::ThreadRuntime;
@@ -13,7 +13,7 @@ use larder::sync::{self, SyncOptions, SyncOutcome};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
 use larder_testing::s3_store::{
-    Opening, back_up, check, fresh, group, keys, kind, opened_again, small, user, view,
+    LEASE, Opening, back_up, check, fresh, group, keys, kind, opened_again, small, user, view,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +156,55 @@ fn a_snapshot_is_not_deleted_while_its_manifest_may_be_stored_again() {
             let rule = Rule::on("PUT").path(|path| path.ends_with("index.json.blob")).first(1);
             server.add(rule.then(Action::ExecuteThenDrop));
         }
+        next.close().await;
+    });
+}
+
+/// A process that dies may have been storing a manifest: an absent one may still arrive, and a recent one once more.
+///
+/// Proves H17.
+#[test]
+fn after_a_process_died_no_manifest_is_deleted_that_it_may_have_been_storing() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let mut names = Vec::new();
+        for _ in 0..3 {
+            names.push(small(&process.store, &group()).await);
+        }
+        let [old, recent, unfinished] = &names[..] else { panic!("{names:?}") };
+        drop(process);
+        let manifest = |name: &SnapshotName| format!("store/.cnt/{name}/index.json.blob");
+        let late = server.objects()[&manifest(unfinished)].clone();
+        server.remove(&manifest(unfinished));
+        server.age(&manifest(old), Duration::from_hours(2));
+        server.age(&manifest(recent), Duration::from_mins(20));
+        server.age(LEASE, Duration::from_secs(70));
+        let refuses = async |store: &Datastore| {
+            for name in [recent, unfinished] {
+                let refused = store.delete_snapshot(name).await.unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+                let wait = refused.retry_after().expect("it ends");
+                assert!(wait > Duration::from_mins(28) && wait < Duration::from_mins(32), "{wait:?}");
+            }
+        };
+        let next = fresh(&server).await;
+        refuses(&next.store).await;
+        next.store.delete_snapshot(old).await.unwrap();
+        // The lease says so to the next process.
+        next.close().await;
+        let next = fresh(&server).await;
+        refuses(&next.store).await;
+        server.put(&manifest(unfinished), late);
+        for name in [recent, unfinished] {
+            let snapshot = next.store.snapshot(name).await.unwrap();
+            assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
+        }
+        next.clock.leap(32 * 60);
+        for name in [recent, unfinished] {
+            next.store.delete_snapshot(name).await.unwrap();
+        }
+        assert_eq!(view(&next.store).await, [""]);
         next.close().await;
     });
 }

@@ -486,6 +486,8 @@ fn a_dead_process_blocks_no_successor() {
             server.age(LEASE, Duration::from_secs(70));
             back_up(&other.store, &group(), 2).await.unwrap();
             assert_eq!(check_all(&other.store, &group()).await.unwrap(), 3);
+            // The dead process cannot have been storing an old manifest.
+            server.age(&format!("store/.cnt/{name}/index.json.blob"), Duration::from_hours(2));
             other.store.delete_snapshot(&name).await.unwrap();
             other.close().await;
         });

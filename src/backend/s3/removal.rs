@@ -18,8 +18,10 @@ const DELETE_MANY: usize = 2;
 impl S3Backend {
     /// Deletes objects, except those that an earlier put may store again.
     pub(super) async fn delete_settled(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {
-        let refused: Vec<_> =
-            removals.iter().map(|removal| self.lease.check_stays_deleted(&removal.key)).collect();
+        let mut refused = Vec::with_capacity(removals.len());
+        for removal in removals {
+            refused.push(self.check_stays_deleted(&removal.key).await);
+        }
         if refused.iter().all(Result::is_ok) {
             return self.delete_objects(removals).await;
         }
@@ -28,6 +30,17 @@ impl S3Backend {
         let mut deleted = self.delete_objects(&settled).await?.into_iter();
         let result = |refused: Result<()>| refused.map_or_else(|error| Some(Err(error)), |()| deleted.next());
         Ok(refused.into_iter().filter_map(result).collect())
+    }
+
+    /// Fails while an earlier put may store this object again after a deletion, or while that is unknown.
+    async fn check_stays_deleted(&self, key: &Key) -> Result<()> {
+        self.lease.check_stays_deleted(key)?;
+        let Some(left) = self.lease.may_be_under_way(key) else { return Ok(()) };
+        let found = match self.client.head(&self.render(key)).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            head => Some(head?),
+        };
+        self.lease.check_not_recent(key, found.as_ref(), left)
     }
 
     pub(super) async fn delete_objects(&self, removals: &[Removal]) -> Result<Vec<Result<Deleted>>> {

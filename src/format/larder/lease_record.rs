@@ -10,7 +10,7 @@
 //! | `held` | boolean | `false` after the holder released it |
 //! | `holder` | object | `host`, `instance` and `nonce` of the last holder, all strings |
 //! | `removing` | array of strings or null | names that the holder may be deleting; null for any name |
-//! | `returning` | object of integers | snapshots whose manifest a request may still store, with the end in Unix seconds by the clock of the server; `*` for any snapshot |
+//! | `returning` | object of integers | snapshots whose manifest a request may still store, with the end in Unix seconds by the clock of the server; `*` for any snapshot, `?` for those that a holder who died was storing |
 //! | `segments` | object of integers | index segments that were stored on the last day, with the time in Unix seconds by the clock of the server |
 //!
 //! `doubtful`, `doubtful_before` and `removing` are missing in a lease of an earlier version, and then null. `returning` and `segments` are

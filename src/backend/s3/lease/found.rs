@@ -15,7 +15,6 @@ pub(super) struct Found {
 impl Found {
     /// Time since the last renewal, by the clock of the server; `None` if the answer lacks a time.
     pub(super) fn age(&self) -> Option<Duration> {
-        let (answered, renewed) = (self.head.answered?, self.head.last_modified?);
-        Some(answered.duration_since(renewed).unwrap_or_default())
+        self.head.age()
     }
 }

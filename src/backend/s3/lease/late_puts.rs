@@ -14,20 +14,32 @@
 //! The lease lists the manifests, by the names of their snapshots: it is renewed with them before the put returns. A segment marks the lease
 //! that is released as one with requests in doubt, under which the next holder does not get the exclusive lock. Neither does one that takes
 //! over from a process that died.
+//!
+//! # A holder that died
+//! It may have died before it listed its last put, or while the first attempt of one was on its way. So its successor lists *any recent
+//! manifest*, until no request of the dead holder can arrive any more. It does not delete a manifest that is absent, since the put may
+//! still arrive, nor one that was stored later than 30 minutes before the dead holder can have signed its last request, since another
+//! attempt of the same put may still arrive. It finds out with a HEAD. A put of an older manifest has ended, and with it the time in which it
+//! would have been listed. Without conditional puts, an update of the notes of any snapshot may arrive: the successor deletes no manifest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::in_doubt::MAX_REQUEST_TIME;
-use crate::backend::s3::lease::{Lease, Moment};
+use crate::backend::s3::lease::{LIFETIME, Lease, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
+use crate::s3::Head;
 
 /// Maximum number of names that a lease lists. More are listed as any name.
 const MAX_LISTED: usize = 128;
 /// Stands for any name.
 const ANY: &str = "*";
+/// Stands for any manifest that a holder who died may have been storing.
+const RECENT: &str = "?";
+/// Maximum time between the first and the last attempt of a put.
+const MAX_PUT_TIME: Duration = MAX_REQUEST_TIME;
 
 /// Objects that an attempt may still store, and the ends of these times by the monotonic clock.
 #[derive(Debug, Default)]
@@ -61,6 +73,11 @@ impl LatePuts {
         let until = self.manifests.get(name).max(self.manifests.get(ANY));
         until?.checked_sub(now).filter(|left| !left.is_zero())
     }
+
+    /// Time for which a holder who died may still store a manifest that is absent or recent.
+    fn remaining_of_recent(&self, now: Duration) -> Option<Duration> {
+        self.manifests.get(RECENT)?.checked_sub(now).filter(|left| !left.is_zero())
+    }
 }
 
 /// Returns `true` if the return of the object does harm.
@@ -82,7 +99,7 @@ impl Lease {
         drop(self.renew_if(|_| true).await);
     }
 
-    /// Fails while an attempt may store this object again after a deletion.
+    /// Fails while an attempt that is known may store this object again after a deletion.
     ///
     /// # Errors
     /// `Busy`.
@@ -90,6 +107,40 @@ impl Lease {
         let Key::Manifest(name) = key.exposed() else { return Ok(()) };
         let left = self.late_puts().remaining(&name.to_string(), self.runtime.monotonic());
         left.map_or(Ok(()), |left| Err(may_return("delete", left).on(key)))
+    }
+
+    /// Time for which a holder who died may store a manifest that it was storing then; `None` for other objects.
+    pub(in crate::backend::s3) fn may_be_under_way(&self, key: &Key) -> Option<Duration> {
+        let is_manifest = matches!(key.exposed(), Key::Manifest(_));
+        let left = || self.late_puts().remaining_of_recent(self.runtime.monotonic());
+        is_manifest.then(left).flatten()
+    }
+
+    /// Fails if a holder who died may have been storing this manifest, which was looked up. Its requests arrive for the time `left`.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub(in crate::backend::s3) fn check_not_recent(
+        &self,
+        key: &Key,
+        found: Option<&Head>,
+        left: Duration,
+    ) -> Result<()> {
+        let is_old = |age: Duration| age + left >= MAX_REQUEST_TIME + LIFETIME + MAX_PUT_TIME;
+        let has_ended = self.place.conditional && found.and_then(Head::age).is_some_and(is_old);
+        if has_ended {
+            return Ok(());
+        }
+        let seconds = left.as_secs() + 1;
+        let why = format!("a process died that may have been storing it, and its requests may still be executed for {seconds} s");
+        Err(Error::new(ErrorKind::Busy, "delete").on(key).because(why).retry_in(left))
+    }
+
+    /// Notes that the previous holder died, and that its requests arrive until this time of the server, in Unix seconds.
+    pub(super) fn add_puts_of_dead_holder(&self, until: u64, server_now: u64) {
+        mutated!("dead-holder-leaves-no-late-puts" => return);
+        let (left, now) = (Duration::from_secs(until.saturating_sub(server_now)), self.runtime.monotonic());
+        self.late_puts().add(RECENT.to_owned(), now.saturating_add(left), now);
     }
 
     /// Fails while an attempt may store a segment.

@@ -38,10 +38,11 @@ impl Lease {
         let holder = self.me.clone();
         let answered = found.as_ref().and_then(|found| found.head.answered);
         let server_now = answered.map(unix_seconds).unwrap_or_default();
-        if let Some(found) = &found {
-            self.inherit_late_puts(&found.record.returning, server_now);
-            self.inherit_segments(&found.record.segments, server_now);
+        if let Some(Found { record, .. }) = &found {
+            self.inherit_late_puts(&record.returning, server_now);
+            self.inherit_segments(&record.segments, server_now);
         }
+        until.inspect(|until| self.add_puts_of_dead_holder(*until, server_now));
         let doubt = Doubt::taken(found.as_ref(), server_now, until);
         let in_doubt_until = doubt.until;
         let mut record = Record {
