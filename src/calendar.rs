@@ -65,8 +65,18 @@ impl DateTime {
 
 impl fmt::Display for DateTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { year, month, day, hour, minute, second } = self;
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+        let Self { year, month, day, hour, minute, second } = *self;
+        let Some(century) = (0..10_000).contains(&year).then_some(year / 100) else {
+            return write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+        };
+        // Each path of a snapshot has a time: a listing formats thousands.
+        let mut text = *b"0000-00-00T00:00:00";
+        let digit = |number: i64| b'0' + u8::try_from(number.rem_euclid(10)).unwrap_or(0);
+        let fields = [century, year % 100, month, day, hour, minute, second];
+        for (at, field) in [0, 2, 5, 8, 11, 14, 17].into_iter().zip(fields) {
+            (text[at], text[at + 1]) = (digit(field / 10), digit(field));
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -199,11 +209,13 @@ mod tests {
             let time = jiff::Timestamp::new(seconds, 0).unwrap() + jiff::SignedDuration::new(0, nanos);
             prop_assert_eq!(parse_rfc3339(&time.to_string()), SystemTime::try_from(time).ok());
             let there = DateTime::from_epoch(seconds + minutes * 60);
-            prop_assume!((0..10_000).contains(&there.year));
             let DateTime { year, month, day, hour, minute, second } = there;
+            let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+            prop_assert_eq!(there.to_string(), text);
+            prop_assume!((0..10_000).contains(&there.year));
             let sign = if minutes < 0 { '-' } else { '+' };
             let (hours, part) = (minutes.abs() / 60, minutes.abs() % 60);
-            let text = format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{sign}{hours:02}:{part:02}");
+            let text = format!("{there}{sign}{hours:02}:{part:02}");
             prop_assert_eq!(parse_rfc3339(&text), SystemTime::try_from(jiff::Timestamp::new(seconds, 0).unwrap()).ok());
         }
 

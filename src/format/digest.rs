@@ -77,13 +77,7 @@ text_as_json!(Digest);
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 64];
-        for at in 0..32 {
-            let byte = usize::from(self.0[at]);
-            text[2 * at] = DIGITS[byte >> 4];
-            text[2 * at + 1] = DIGITS[byte & 15];
-        }
-        f.pad(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        write_hex(&self.0, f)
     }
 }
 
@@ -91,6 +85,12 @@ impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Digest({self})")
     }
+}
+
+/// Writes bytes as lower-case hexadecimal digits. Paths of objects consist of them.
+pub(crate) fn write_hex<const BYTES: usize>(bytes: &[u8; BYTES], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let text = bytes.map(|byte| [byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
+    f.pad(std::str::from_utf8(text.as_flattened()).map_err(|_| fmt::Error)?)
 }
 
 fn not_a_digest() -> ParseError {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::error::ParseError;
 use crate::format::Digest;
+use crate::format::digest::write_hex;
 
 /// The writer of packs and segments: 16 random bytes, drawn by each writer. Written as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +41,7 @@ impl FromStr for SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write_hex(&self.0, f)
     }
 }
 
