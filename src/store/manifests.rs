@@ -107,6 +107,7 @@ impl Manifests<'_> {
     /// Returns `true` if a name that a listing showed as free belongs to a finished snapshot, which puts would replace. Where the backend
     /// stores on conditions, they fail instead.
     pub(crate) async fn is_taken(&self, name: &SnapshotName) -> Result<bool> {
+        mutated!("listed-as-free-is-free" => return Ok(false));
         let capabilities = self.inner.backend.capabilities();
         let may_be = !capabilities.consistent_listing && !capabilities.conditional_put;
         Ok(may_be && self.exists(name).await?)

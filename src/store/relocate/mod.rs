@@ -74,11 +74,12 @@ pub struct RelocatedSnapshot {
 pub enum Relocated {
     /// The destination has the same snapshot already.
     AlreadyThere,
-    /// In use at the source or the destination for half a second. Later snapshots were not reached.
+    /// In use at the source or the destination for half a second, or an earlier request may still change one of them. It is complete at the
+    /// source, at the destination, or at both. Later snapshots were not reached.
     Busy(Error),
     /// Copied: it is at both places now.
     Copied,
-    /// Failed. It is complete at the source or at the destination. Later snapshots were not reached.
+    /// Failed. It is complete at the source, at the destination, or at both. Later snapshots were not reached.
     Failed(Error),
     /// Gone before its turn, or removed because it was unfinished and its writer certainly dead.
     Gone,
