@@ -381,8 +381,8 @@ impl World {
         let lost = wanted.difference(&found).cloned().collect();
         let mut too_many: Vec<_> = found.difference(&wanted).cloned().collect();
         if self.host.is_packed {
-            // A pack with little unused stays as it is.
-            let used = self.packs_of(wanted.iter().filter(|path| found.contains(*path))).await;
+            // A pack with little unused stays as it is. The collector may read a chunk with several copies from any of them.
+            let used = self.host.packs_with(wanted.iter().filter(|path| found.contains(*path))).await;
             let all = self.packs_of(&too_many).await;
             self.log(format_args!("not wanted: {:?}", too_many.iter().zip(&all).collect::<Vec<_>>()));
             too_many = too_many

@@ -1,5 +1,6 @@
 //! The processes of a history: their backends, what may go wrong there, and how the next one begins.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -117,6 +118,20 @@ impl Host {
             }
         }
         copies
+    }
+
+    /// The names of all packs with a copy of one of these chunks.
+    pub(crate) async fn packs_with(
+        &self,
+        paths: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> BTreeSet<String> {
+        let (packs, mut names) = (self.packs().await, BTreeSet::new());
+        for path in paths {
+            if let Ok(Key::Chunk(digest)) = path.as_ref().parse() {
+                names.extend(packs.packs_of(&digest).await.unwrap().iter().map(ToString::to_string));
+            }
+        }
+        names
     }
 
     /// Replaces the bytes of a chunk past the rules of the store, or removes it. In packs they take the place of the old ones, as far as they

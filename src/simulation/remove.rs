@@ -13,7 +13,6 @@ use crate::prune::{self, PruneOptions, PruneOutcome};
 use crate::retention::{Decision, RetentionRules};
 use crate::rt::Runtime as _;
 use crate::simulation::model::{DeleteOutcome, Intent, Tri, Wide};
-use crate::simulation::script::Damages;
 use crate::simulation::world::World;
 use crate::store::{Datastore, Deletion, Protection, Scope};
 
@@ -198,7 +197,6 @@ impl World {
         options: GcOptions,
         abort: &AtomicBool,
     ) -> Result<()> {
-        let was_damaged = self.damages != Damages::Nothing;
         let plan = gc::plan(store, options).await?;
         self.log(format_args!(
             "{number}: {} garbage, {} waiting, {} missing",
@@ -208,8 +206,9 @@ impl World {
         ));
         // The index of a dead writer may arrive after its chunks were collected.
         let is_listed = |name: &SnapshotName| self.model().certain(&(number, name.clone())).is_some();
-        let is_missing = plan.summary().damaged.iter().any(|damaged| is_listed(&damaged.name));
-        if is_missing && (!was_damaged || number == 1) {
+        let is_hurt = |name: &SnapshotName| self.model().is_hurt(number, name.time());
+        let mut damaged = plan.summary().damaged.iter().map(|damaged| &damaged.name);
+        if damaged.any(|name| is_listed(name) && !is_hurt(name)) {
             self.violation(format_args!("{number}: missing: {:?}", plan.summary().damaged));
         }
         let mut plan = plan.confirm();
