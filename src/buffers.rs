@@ -81,12 +81,26 @@ impl Buffers {
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
+    /// Keeps a buffer, unless it is more than half of what may be kept. If there are too many now, the largest ones go: each of them uses the
+    /// memory of several.
     fn recycle(&self, buffer: Free) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let held: usize = free.iter().map(|free| free.touched).sum();
-        if free.len() < KEPT && held + buffer.touched <= self.kept_bytes {
-            free.push(buffer);
+        if buffer.touched > self.kept_bytes / 2 {
+            return;
         }
+        let mut gone = Vec::new();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(buffer);
+        let mut held: usize = free.iter().map(|free| free.touched).sum();
+        while free.len() > KEPT || held > self.kept_bytes {
+            let largest = free.iter().enumerate().max_by_key(|(_, free)| free.touched).map(|(at, _)| at);
+            let Some(at) = largest else { break };
+            let largest = free.swap_remove(at);
+            held -= largest.touched;
+            gone.push(largest);
+        }
+        drop(free);
+        // Memory is returned to the system outside of the lock.
+        drop(gone);
     }
 }
 
@@ -189,14 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_keeps_at_most_its_limit() {
-        let pool = Buffers::new(3 * STEP_BYTES);
-        let two = [2 * STEP_BYTES, 2 * STEP_BYTES].map(|length| {
-            let mut buffer = pool.take(length);
-            buffer.resize(length, 0);
+    fn the_pool_keeps_at_most_its_limit_in_the_smallest_buffers() {
+        let pool = Buffers::new(6 * STEP_BYTES);
+        let buffers = [2, 3, 2, 4].map(|steps| {
+            let mut buffer = pool.take(steps * STEP_BYTES);
+            buffer.resize(steps * STEP_BYTES, 0);
             buffer
         });
-        drop(two);
-        assert_eq!(pool.free.lock().unwrap().len(), 1);
+        drop(buffers);
+        let free = pool.free.lock().unwrap();
+        assert_eq!(free.iter().map(|free| free.touched / STEP_BYTES).collect::<Vec<_>>(), [2, 2]);
     }
 }

@@ -93,7 +93,8 @@ impl StoreInner {
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
-        let (level, kept) = (options.compression_level, memory.readers / 6);
+        // Fewer would touch fresh memory for most chunks, which costs a tenth of a backup.
+        let (level, kept) = (options.compression_level, memory.writers / 8 * 3);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks =
             ChunkStore::new((Arc::clone(&backend), uncached), packs.clone(), state, level, kept, uuid);

@@ -144,7 +144,7 @@ pub(super) fn on_network(root: &Path) -> bool {
 }
 
 /// Bytes of buffers that are kept for later reads.
-const KEPT_BYTES: usize = 4 << 20;
+const KEPT_BYTES: usize = 12 << 20;
 const CHUNKS: &str = ".chunks";
 /// The name of the file in the lock directory.
 const CREATION_LOCK: &str = "create";

@@ -132,7 +132,9 @@ impl Lease {
             return Ok(());
         }
         let seconds = left.as_secs() + 1;
-        let why = format!("a process died that may have been storing it, and its requests may still be executed for {seconds} s");
+        let why = format!(
+            "a process died that may have been storing it, and its requests may still be executed for {seconds} s"
+        );
         Err(Error::new(ErrorKind::Busy, "delete").on(key).because(why).retry_in(left))
     }
 

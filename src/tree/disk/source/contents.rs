@@ -54,10 +54,12 @@ pub(super) fn open(
     if size > WHOLE_BYTES {
         return Ok(FileContents::Stream(Box::new(ReadAhead::new(Arc::clone(runtime), found))));
     }
-    let part = found.read(0..size);
+    let part = found.read(0..size, Vec::new());
     let problem = found.closing.get().copied();
     Ok(match part {
-        Part { error: None, is_short: false, bytes, .. } if problem.is_none() => FileContents::Whole(bytes),
+        Part { error: None, is_short: false, bytes, .. } if problem.is_none() => {
+            FileContents::Whole(bytes.into())
+        }
         Part { error: Some(error), bytes, .. } if bytes.is_empty() => return Err(error),
         part => FileContents::Stream(Box::new(Held { part, problem })),
     })
@@ -66,8 +68,8 @@ pub(super) fn open(
 /// Reads a small open file of this status. `None` if it cannot be read as it is listed.
 pub(super) fn unchanged(file: File, before: Status, listed: Listed) -> Option<Bytes> {
     let found = Found::new(file, before, listed);
-    let part = found.read(0..listed.0);
-    (part.error.is_none() && !part.is_short && found.closing.get().is_none()).then_some(part.bytes)
+    let part = found.read(0..listed.0, Vec::new());
+    (part.error.is_none() && !part.is_short && found.closing.get().is_none()).then(|| part.bytes.into())
 }
 
 /// An open file with what is known about it.
@@ -89,17 +91,19 @@ struct Found {
 /// A part of a file, up to an error.
 #[derive(Default)]
 struct Part {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     error: Option<io::Error>,
     /// `true` if it has fewer bytes than asked for.
     is_short: bool,
+    /// Number of bytes that the reader has taken.
+    taken: usize,
     /// Number of zeros instead of bytes, for a hole.
     zeros: usize,
 }
 
 impl Part {
     fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.zeros == 0 && self.error.is_none()
+        self.taken == self.bytes.len() && self.zeros == 0 && self.error.is_none()
     }
 }
 
@@ -141,12 +145,12 @@ impl Found {
         Self { before, closing: OnceLock::new(), file, has_holes, mtime, size, unread: unread.into() }
     }
 
-    /// Reads a range. Fewer bytes without an error mean that the file ends.
-    fn read(&self, range: Range<u64>) -> Part {
+    /// Reads a range into an empty buffer. Fewer bytes without an error mean that the file ends.
+    fn read(&self, range: Range<u64>, buffer: Vec<u8>) -> Part {
         let part = if self.is_hole(&range) {
-            Part { zeros: length_of(&range), ..Part::default() }
+            Part { bytes: buffer, zeros: length_of(&range), ..Part::default() }
         } else {
-            self.read_data(&range)
+            self.read_data(&range, buffer)
         };
         // Parts end in any order, and the file may change until the last of them.
         if self.unread.fetch_sub(1, Ordering::AcqRel) == 1
@@ -157,9 +161,9 @@ impl Found {
         part
     }
 
-    fn read_data(&self, range: &Range<u64>) -> Part {
+    fn read_data(&self, range: &Range<u64>, mut bytes: Vec<u8>) -> Part {
         let length = length_of(range);
-        let mut bytes = Vec::with_capacity(length);
+        bytes.reserve_exact(length);
         let mut failed = None;
         while bytes.len() < length {
             let position = range.start + bytes.len() as u64;
@@ -174,7 +178,7 @@ impl Found {
         }
         // The capacity may be larger.
         bytes.truncate(length);
-        Part { error: failed, is_short: bytes.len() < length, bytes: Bytes::from(bytes), zeros: 0 }
+        Part { error: failed, is_short: bytes.len() < length, bytes, ..Part::default() }
     }
 
     /// Returns `true` if a range has no data, and the file does not end in it.
@@ -225,11 +229,13 @@ fn take(part: &mut Part, buffer: &mut [u8]) -> io::Result<usize> {
         part.zeros -= length;
         return Ok(length);
     }
-    if part.bytes.is_empty() {
+    let bytes = &part.bytes[part.taken..];
+    if bytes.is_empty() {
         return part.error.take().map_or(Ok(0), Err);
     }
-    let length = part.bytes.len().min(buffer.len());
-    buffer[..length].copy_from_slice(&part.bytes.split_to(length));
+    let length = bytes.len().min(buffer.len());
+    buffer[..length].copy_from_slice(&bytes[..length]);
+    part.taken += length;
     Ok(length)
 }
 
@@ -243,6 +249,8 @@ struct ReadAhead {
     /// Position of the next job.
     next: u64,
     runtime: Arc<dyn Runtime>,
+    /// Buffers of parts that were taken. Touching fresh memory costs as much as reading into it.
+    spare: Vec<Vec<u8>>,
 }
 
 /// A job that reads a part, or its result.
@@ -253,8 +261,15 @@ enum Job {
 
 impl ReadAhead {
     fn new(runtime: Arc<dyn Runtime>, found: Found) -> Self {
-        let current = Part::default();
-        Self { current, found: Arc::new(found), is_over: false, jobs: VecDeque::new(), next: 0, runtime }
+        Self {
+            current: Part::default(),
+            found: Arc::new(found),
+            is_over: false,
+            jobs: VecDeque::new(),
+            next: 0,
+            runtime,
+            spare: Vec::new(),
+        }
     }
 
     /// Starts jobs. An answer wakes the task of the last poll.
@@ -263,8 +278,10 @@ impl ReadAhead {
             let range = self.next..self.found.size.min(self.next + PART_BYTES);
             self.next = range.end;
             let (runtime, found) = (Arc::clone(&self.runtime), Arc::clone(&self.found));
+            let mut buffer = self.spare.pop().unwrap_or_default();
+            buffer.clear();
             self.jobs.push_back(Job::Running(Box::pin(async move {
-                let read = runtime.run_blocking("read a file", move || Ok(found.read(range))).await;
+                let read = runtime.run_blocking("read a file", move || Ok(found.read(range, buffer))).await;
                 let failed =
                     |error| Part { error: Some(io::Error::other(error)), is_short: true, ..Part::default() };
                 read.unwrap_or_else(failed)
@@ -294,7 +311,7 @@ impl AsyncRead for ReadAhead {
                 Some(Job::Done(part)) => {
                     // Later parts would stand at the wrong position.
                     this.is_over = part.is_short;
-                    this.current = part;
+                    this.spare.push(std::mem::replace(&mut this.current, part).bytes);
                 }
                 Some(running) => {
                     this.jobs.push_front(running);
@@ -333,7 +350,7 @@ mod tests {
         let found = Found::new(file.try_clone().unwrap(), before, listed);
         for start in (0..before.size).step_by(usize::try_from(PART_BYTES).unwrap()) {
             let range = start..before.size.min(start + PART_BYTES);
-            let part = found.read(range.clone());
+            let part = found.read(range.clone(), Vec::new());
             assert!(part.error.is_none() && !part.is_short);
             if range.contains(&data) {
                 assert_eq!((part.zeros, part.bytes.len()), (0, length_of(&range)));
@@ -346,7 +363,7 @@ mod tests {
         // What is written into a hole is read, and a hole behind the end is none.
         file.write_all_at(b"new", 3 * PART_BYTES).unwrap();
         file.set_len(10 * PART_BYTES).unwrap();
-        assert_eq!(found.read(3 * PART_BYTES..4 * PART_BYTES).bytes[..3], b"new"[..]);
-        assert!(found.read(12 * PART_BYTES..13 * PART_BYTES).is_short);
+        assert_eq!(found.read(3 * PART_BYTES..4 * PART_BYTES, Vec::new()).bytes[..3], b"new"[..]);
+        assert!(found.read(12 * PART_BYTES..13 * PART_BYTES, Vec::new()).is_short);
     }
 }
