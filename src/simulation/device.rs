@@ -272,7 +272,7 @@ impl Process {
         if !matches!(key.exposed(), Key::Manifest(_)) || !self.is_in_doubt() {
             return Ok(());
         }
-        let since = self.in_doubt_until.saturating_sub(2 * MAX_LATE);
+        let since = self.device.sim.monotonic().saturating_sub(2 * MAX_LATE);
         let is_there = self.device.objects.state_of(&key.path()).is_some();
         let stored = self.device.state().manifests.get(&key.path()).copied().filter(|_| is_there);
         let has_ended = stored.is_some_and(|stored| stored < since);

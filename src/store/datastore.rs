@@ -327,8 +327,8 @@ impl Datastore {
     /// Deletes all snapshots of a group that are not protected, unfinished ones among them, and with the last one the group.
     ///
     /// # Errors
-    /// `Busy` while a backup of the group is running, or one of its snapshots is being read: those before it are deleted then; `Corrupt`
-    /// if the group, or one of its snapshots, is unreadable.
+    /// `Busy` while a backup of the group is running, or one of its snapshots is being read, or may still be stored by an earlier request in a
+    /// bucket: those before it are deleted then; `Corrupt` if the group, or one of its snapshots, is unreadable.
     pub async fn delete_group(&self, group: &GroupName) -> Result<Deletion> {
         self.inner.deletions().group(group).await
     }

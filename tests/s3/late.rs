@@ -2,6 +2,7 @@
 //! in a bucket (H12, H13, H17 to H19).
 
 use futures::executor::block_on;
+use futures::future::{Either, select};
 use larder::backend::MemoryBackend;
 use larder::error::ErrorKind;
 use larder::format::name::{Namespace, SnapshotName};
@@ -9,7 +10,7 @@ use larder::gc;
 use larder::gc::GcOptions;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options, Protection, SnapshotState};
-use larder::sync::{self, SyncOptions, SyncOutcome};
+use larder::sync::{self, SyncCandidates, SyncOptions, SyncOutcome};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
 use larder_testing::s3_store::{
@@ -178,10 +179,11 @@ fn after_a_process_died_no_manifest_is_deleted_that_it_may_have_been_storing() {
         let late = server.objects()[&manifest(unfinished)].clone();
         server.remove(&manifest(unfinished));
         server.age(&manifest(old), Duration::from_hours(2));
-        server.age(&manifest(recent), Duration::from_mins(20));
+        server.age(&manifest(recent), Duration::from_mins(45));
         server.age(LEASE, Duration::from_secs(70));
         let refuses = async |store: &Datastore| {
             for name in [recent, unfinished] {
+                // Three quarters of an hour ago, it may have been stored by an attempt before the last one.
                 let refused = store.delete_snapshot(name).await.unwrap_err();
                 assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
                 let wait = refused.retry_after().expect("it ends");
@@ -205,6 +207,69 @@ fn after_a_process_died_no_manifest_is_deleted_that_it_may_have_been_storing() {
             next.store.delete_snapshot(name).await.unwrap();
         }
         assert_eq!(view(&next.store).await, [""]);
+        next.close().await;
+    });
+}
+
+/// The files of a snapshot whose manifest may arrive stay, and a sync transfers it again later.
+///
+/// Proves H17, H37.
+#[test]
+fn after_a_process_died_a_sync_removes_no_snapshot_that_it_may_have_been_publishing() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let source = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+        let source = Datastore::create(Arc::new(source), Options::default()).await.unwrap();
+        let name = small(&source, &group()).await;
+        let sync = async |store: &Datastore| {
+            let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
+            sync::plan(&source, store, options).await.unwrap().execute().await.unwrap().is_complete()
+        };
+        let process = fresh(&server).await;
+        assert!(sync(&process.store).await);
+        drop(process);
+        let manifest = format!("store/.cnt/{name}/index.json.blob");
+        let late = server.objects()[&manifest].clone();
+        server.remove(&manifest);
+        server.age(LEASE, Duration::from_secs(70));
+        let next = fresh(&server).await;
+        assert!(!sync(&next.store).await);
+        server.put(&manifest, late);
+        let snapshot = next.store.snapshot(&name).await.unwrap();
+        assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
+        drop(snapshot);
+        server.remove(&manifest);
+        next.clock.leap(32 * 60);
+        assert!(sync(&next.store).await);
+        next.close().await;
+    });
+}
+
+/// Proves H17, H161.
+#[test]
+fn a_lease_that_is_released_lists_a_manifest_whose_put_is_under_way() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let process = fresh(&server).await;
+        let backup = process.store.backup(&group()).begin().await.unwrap();
+        backup.blob("app.conf", "text").await.unwrap();
+        let name = backup.name().clone();
+        let is_manifest = |path: &str| path.ends_with("index.json.blob");
+        server.add(Rule::on("PUT").path(is_manifest).then(Action::Delay(Duration::from_secs(2))));
+        let is_sent = async {
+            let put = |line: &fault_server::Logged| line.method == "PUT" && is_manifest(&line.path);
+            while !server.log().iter().any(put) {
+                process.clock_sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let (finish, is_sent) = (Box::pin(backup.finish()), Box::pin(is_sent));
+        let Either::Right(((), finish)) = select(finish, is_sent).await else { panic!("it was answered") };
+        drop(finish);
+        process.close().await;
+        let lease: serde_json::Value = serde_json::from_slice(&server.objects()[LEASE]).unwrap();
+        assert!(lease["returning"][name.to_string()].is_u64(), "{lease}");
+        let next = fresh(&server).await;
+        assert_eq!(kind(next.store.delete_snapshot(&name).await), ErrorKind::Busy);
         next.close().await;
     });
 }

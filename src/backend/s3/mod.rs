@@ -36,7 +36,7 @@ use bytes::Bytes;
 use crate::backend::in_doubt::{is_certain, is_over};
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::guard::Guard;
-use crate::backend::s3::lease::{Attempt, Care, Lease, must_stay_deleted};
+use crate::backend::s3::lease::{Attempt, Care, Lease};
 use crate::backend::s3::markers::Markers;
 use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::backend::s3::reserve::Reserve;
@@ -358,13 +358,15 @@ impl Backend for S3Backend {
             self.lease.check_name(key)?;
         }
         let attempt = self.begin_change(Care::to_store(key)).await?;
+        // A put that compares a version does nothing after a deletion.
+        let compares = matches!(mode, PutMode::IfMatch(_));
+        let storing = if compares { None } else { self.lease.storing(key) };
         let what = (rendered.as_str(), object.clone(), &condition);
         let stored = self.reserve.store(attempt.client(), (key, &mode), what).await;
         let stored = attempt.finish_put(key, stored);
         let is_over = stored.as_ref().map_or_else(is_certain, |stored| stored.is_over);
-        // A put that compares a version does nothing after a deletion.
-        if !is_over && must_stay_deleted(key) && !matches!(mode, PutMode::IfMatch(_)) {
-            self.lease.add_late_put(key).await;
+        if let Some(storing) = storing {
+            storing.end(is_over).await;
         }
         if stored.is_ok() || !is_over {
             self.lease.note_stored(key);

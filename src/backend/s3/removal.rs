@@ -38,7 +38,9 @@ impl S3Backend {
         let Some(left) = self.lease.may_be_under_way(key) else { return Ok(()) };
         let found = match self.client.head(&self.render(key)).await {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            head => Some(head?),
+            // No DELETE was sent, so the deletion is not in doubt.
+            Err(error) => return Err(Error::new(ErrorKind::Busy, "delete").on(key).because(error)),
+            Ok(head) => Some(head),
         };
         self.lease.check_not_recent(key, found.as_ref(), left)
     }

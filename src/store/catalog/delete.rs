@@ -168,8 +168,22 @@ impl Deletions<'_> {
     }
 
     /// Deletes the files of a snapshot without a manifest. The caller holds its exclusive lock.
+    ///
+    /// # Errors
+    /// `Busy` while its manifest may still arrive.
     pub(in crate::store) async fn remove_files(&self, info: &SnapshotInfo) -> Result<()> {
+        self.delete_absent_manifest(&info.name).await?;
         self.delete_all(&rest_of(info)).await
+    }
+
+    /// Deletes a manifest that was not found, before the files of its snapshot. The backend refuses that while a process that died may have been
+    /// storing it: it would be listed without its files.
+    ///
+    /// # Errors
+    /// `Busy`; any failure of the backend.
+    pub(in crate::store) async fn delete_absent_manifest(&self, name: &SnapshotName) -> Result<()> {
+        mutated!("delete-files-whose-manifest-may-arrive" => return Ok(()));
+        self.delete_all(&[Key::Manifest(name.clone())]).await
     }
 
     /// Returns `true` if a locked snapshot is protected. A listing may lag, so a missing mark is looked up (H47).
@@ -256,6 +270,10 @@ impl Deletions<'_> {
             return Ok(DeleteOutcome::Protected);
         }
         still_held(alone.as_ref()).await?;
+        match self.delete_absent_manifest(&info.name).await {
+            Err(error) if error.kind() == ErrorKind::Busy => return Ok(DeleteOutcome::Busy(error)),
+            deleted => deleted?,
+        }
         let mut rest = rest_of(info);
         if rest.is_empty() {
             // The name is free, and an empty directory is removed too.

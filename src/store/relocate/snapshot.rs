@@ -311,6 +311,7 @@ impl Relocator<'_> {
         }
         self.protect_too(info, target).await?;
         self.still_ours(&guards).await?;
+        self.inner.deletions().delete_absent_manifest(&info.name).await?;
         self.remove_rest(info, files, guards).await.map(|()| Relocated::Moved)
     }
 

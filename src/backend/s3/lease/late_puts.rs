@@ -15,12 +15,15 @@
 //! that is released as one with requests in doubt, under which the next holder does not get the exclusive lock. Neither does one that takes
 //! over from a process that died.
 //!
+//! A put that is under way is listed too when the lease is released: the caller may have given it up.
+//!
 //! # A holder that died
 //! It may have died before it listed its last put, or while the first attempt of one was on its way. So its successor lists *any recent
 //! manifest*, until no request of the dead holder can arrive any more. It does not delete a manifest that is absent, since the put may
-//! still arrive, nor one that was stored later than 30 minutes before the dead holder can have signed its last request, since another
-//! attempt of the same put may still arrive. It finds out with a HEAD. A put of an older manifest has ended, and with it the time in which it
-//! would have been listed. Without conditional puts, an update of the notes of any snapshot may arrive: the successor deletes no manifest.
+//! still arrive, nor one that was stored within the last 61 minutes, since another attempt of the same put may still arrive: the put may
+//! take half an hour, and so may its last attempt. It finds out with a HEAD. Without conditional puts, an update of the notes of any
+//! snapshot may arrive: the successor deletes no manifest. Whoever removes the files of a snapshot without a manifest deletes the manifest first,
+//! so that this check is made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,28 +44,40 @@ const RECENT: &str = "?";
 /// Maximum time between the first and the last attempt of a put.
 const MAX_PUT_TIME: Duration = MAX_REQUEST_TIME;
 
-/// Objects that an attempt may still store, and the ends of these times by the monotonic clock.
+/// The end of the time for which an attempt may be executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct End {
+    /// By the monotonic clock.
+    monotonic: Duration,
+    /// In Unix seconds by the clock of the server, as an earlier lease lists it. It is listed as it is: rounded again by each holder, it would
+    /// grow.
+    server: Option<u64>,
+}
+
+/// Objects that an attempt may still store.
 #[derive(Debug, Default)]
 pub(super) struct LatePuts {
     /// By the name of the snapshot.
-    manifests: BTreeMap<String, Duration>,
+    manifests: BTreeMap<String, End>,
     segments: Option<Duration>,
+    /// Number of puts of this process under way for each name.
+    under_way: BTreeMap<String, usize>,
 }
 
 impl LatePuts {
-    fn add(&mut self, name: String, until: Duration, now: Duration) {
-        self.manifests.retain(|_, until| *until > now);
-        let latest = self.manifests.entry(name).or_default();
+    fn add(&mut self, name: String, until: End, now: Duration) {
+        self.manifests.retain(|_, until| until.monotonic > now);
+        let latest = self.manifests.entry(name).or_insert(until);
         *latest = until.max(*latest);
     }
 
     /// As a lease lists them, if its clock shows `server_now` at the time `now`.
     fn listed(&self, now: Duration, server_now: u64) -> BTreeMap<String, u64> {
-        let left = self.manifests.iter().filter_map(|(name, until)| Some((name, until.checked_sub(now)?)));
-        let listed = left.filter(|(_, left)| !left.is_zero());
-        let listed: BTreeMap<_, _> = listed
-            .map(|(name, left)| (name.clone(), server_now.saturating_add(left.as_secs() + 1)))
-            .collect();
+        let until = |left: Duration| server_now.saturating_add(left.as_secs() + 1);
+        let left = self.manifests.iter().filter_map(|(name, end)| Some((name, end, left(*end, now)?)));
+        let mut listed: BTreeMap<_, _> =
+            left.map(|(name, end, left)| (name.clone(), end.server.unwrap_or_else(|| until(left)))).collect();
+        listed.extend(self.under_way.keys().map(|name| (name.clone(), until(MAX_REQUEST_TIME))));
         match listed.values().max() {
             Some(until) if listed.len() > MAX_LISTED => BTreeMap::from([(ANY.to_owned(), *until)]),
             _ => listed,
@@ -70,13 +85,71 @@ impl LatePuts {
     }
 
     fn remaining(&self, name: &str, now: Duration) -> Option<Duration> {
-        let until = self.manifests.get(name).max(self.manifests.get(ANY));
-        until?.checked_sub(now).filter(|left| !left.is_zero())
+        if self.under_way.contains_key(name) {
+            return Some(MAX_REQUEST_TIME);
+        }
+        left(*self.manifests.get(name).max(self.manifests.get(ANY))?, now)
     }
 
     /// Time for which a holder who died may still store a manifest that is absent or recent.
     fn remaining_of_recent(&self, now: Duration) -> Option<Duration> {
-        self.manifests.get(RECENT)?.checked_sub(now).filter(|left| !left.is_zero())
+        left(*self.manifests.get(RECENT)?, now)
+    }
+}
+
+fn left(end: End, now: Duration) -> Option<Duration> {
+    end.monotonic.checked_sub(now).filter(|left| !left.is_zero())
+}
+
+/// A put of an object that must stay deleted. Until it ends, and for the time of a request after it is dropped, it may store the object.
+#[derive(Debug)]
+pub(in crate::backend::s3) struct Storing {
+    is_over: bool,
+    key: Key,
+    lease: Arc<Lease>,
+}
+
+impl Storing {
+    /// Ends the put. If an attempt of it may still be executed, it lists a manifest in the lease; if that fails, the next renewal does.
+    pub(in crate::backend::s3) async fn end(mut self, is_over: bool) {
+        self.is_over = is_over;
+        let (lease, must_list) = (Arc::clone(&self.lease), self.is_late() && self.name().is_some());
+        drop(self);
+        if must_list {
+            drop(lease.renew_if(|_| true).await);
+        }
+    }
+
+    /// Returns `true` if an attempt may still be executed after it.
+    fn is_late(&self) -> bool {
+        !self.is_over && !mutated!("late-puts-are-forgotten")
+    }
+
+    fn name(&self) -> Option<String> {
+        if let Key::Manifest(name) = self.key.exposed() { Some(name.to_string()) } else { None }
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        let now = self.lease.runtime.monotonic();
+        let until = now.saturating_add(MAX_REQUEST_TIME);
+        let mut late_puts = self.lease.late_puts();
+        match self.name() {
+            Some(name) => {
+                if let Some(count) = late_puts.under_way.get_mut(&name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        late_puts.under_way.remove(&name);
+                    }
+                }
+                if self.is_late() {
+                    late_puts.add(name, End { monotonic: until, server: None }, now);
+                }
+            }
+            None if self.is_late() => late_puts.segments = Some(until),
+            None => {}
+        }
     }
 }
 
@@ -86,17 +159,18 @@ pub(in crate::backend::s3) fn must_stay_deleted(key: &Key) -> bool {
 }
 
 impl Lease {
-    /// An attempt to store this object got no answer. Lists a manifest in the lease; if that fails, the next renewal does.
-    pub(in crate::backend::s3) async fn add_late_put(self: &Arc<Self>, key: &Key) {
-        mutated!("late-puts-are-forgotten" => return);
-        let now = self.runtime.monotonic();
-        let until = now.saturating_add(MAX_REQUEST_TIME);
-        match key.exposed() {
-            Key::Manifest(name) => self.late_puts().add(name.to_string(), until, now),
-            Key::Segment(_) => return self.late_puts().segments = Some(until),
-            _ => return,
+    /// Begins to store an object. `None` if its return would do no harm.
+    pub(in crate::backend::s3) fn storing(self: &Arc<Self>, key: &Key) -> Option<Storing> {
+        if !must_stay_deleted(key) {
+            return None;
         }
-        drop(self.renew_if(|_| true).await);
+        let storing = Storing { is_over: false, key: key.clone(), lease: Arc::clone(self) };
+        if let Some(name) = storing.name()
+            && !mutated!("puts-under-way-are-not-listed")
+        {
+            *self.late_puts().under_way.entry(name).or_default() += 1;
+        }
+        Some(storing)
     }
 
     /// Fails while an attempt that is known may store this object again after a deletion.
@@ -126,7 +200,8 @@ impl Lease {
         found: Option<&Head>,
         left: Duration,
     ) -> Result<()> {
-        let is_old = |age: Duration| age + left >= MAX_REQUEST_TIME + LIFETIME + MAX_PUT_TIME;
+        // Its last attempt was sent so long ago that it cannot arrive any more, however many holders died since.
+        let is_old = |age: Duration| age >= MAX_REQUEST_TIME + LIFETIME + MAX_PUT_TIME;
         let has_ended = self.place.conditional && found.and_then(Head::age).is_some_and(is_old);
         if has_ended {
             return Ok(());
@@ -142,7 +217,10 @@ impl Lease {
     pub(super) fn add_puts_of_dead_holder(&self, until: u64, server_now: u64) {
         mutated!("dead-holder-leaves-no-late-puts" => return);
         let (left, now) = (Duration::from_secs(until.saturating_sub(server_now)), self.runtime.monotonic());
-        self.late_puts().add(RECENT.to_owned(), now.saturating_add(left), now);
+        // The two times of the server may contradict each other.
+        let left = left.min(MAX_REQUEST_TIME + LIFETIME);
+        let until = End { monotonic: now.saturating_add(left), server: Some(server_now + left.as_secs()) };
+        self.late_puts().add(RECENT.to_owned(), until, now);
     }
 
     /// Fails while an attempt may store a segment.
@@ -169,8 +247,10 @@ impl Lease {
         let mut late_puts = self.late_puts();
         for (name, until) in listed {
             // No server keeps a request for longer, whatever its clock shows.
-            let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME);
-            late_puts.add(name.clone(), now.saturating_add(left), now);
+            let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME + LIFETIME);
+            let until =
+                End { monotonic: now.saturating_add(left), server: Some(server_now + left.as_secs()) };
+            late_puts.add(name.clone(), until, now);
         }
     }
 }
@@ -190,8 +270,9 @@ mod tests {
     #[test]
     fn a_lease_lists_late_puts_until_they_end() {
         let mut late = LatePuts::default();
-        late.add("host/a/1".to_owned(), HOUR + Duration::from_mins(30), HOUR);
-        late.add("host/a/1".to_owned(), HOUR + Duration::from_mins(20), HOUR);
+        let end = |minutes| End { monotonic: HOUR + Duration::from_mins(minutes), server: None };
+        late.add("host/a/1".to_owned(), end(30), HOUR);
+        late.add("host/a/1".to_owned(), end(20), HOUR);
         assert_eq!(late.listed(HOUR, 1000), BTreeMap::from([("host/a/1".to_owned(), 2801)]));
         let later = HOUR + Duration::from_mins(29);
         assert_eq!(late.remaining("host/a/1", later), Some(Duration::from_mins(1)));
@@ -203,13 +284,35 @@ mod tests {
     #[test]
     fn many_late_puts_are_listed_as_any() {
         let mut late = LatePuts::default();
+        let end = End { monotonic: HOUR * 2, server: None };
         for number in 0..=128 {
-            late.add(format!("host/a/{number}"), HOUR * 2, HOUR);
+            late.add(format!("host/a/{number}"), end, HOUR);
         }
         let listed = late.listed(HOUR, 0);
         assert_eq!(listed, BTreeMap::from([("*".to_owned(), 3601)]));
         let mut next = LatePuts::default();
-        next.add("*".to_owned(), HOUR * 2, HOUR);
+        next.add("*".to_owned(), end, HOUR);
         assert_eq!(next.remaining("host/b/1", HOUR), Some(HOUR));
+    }
+
+    /// Otherwise the time would grow with each process, and never end.
+    #[test]
+    fn the_end_that_an_earlier_lease_lists_stays_as_it_is() {
+        let mut late = LatePuts::default();
+        late.add(
+            "?".to_owned(),
+            End { monotonic: HOUR + Duration::from_millis(1500), server: Some(1002) },
+            HOUR,
+        );
+        assert_eq!(late.listed(HOUR, 1001), BTreeMap::from([("?".to_owned(), 1002)]));
+        assert_eq!(late.remaining_of_recent(HOUR), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn a_put_under_way_is_listed() {
+        let mut late = LatePuts::default();
+        late.under_way.insert("host/a/1".to_owned(), 1);
+        assert_eq!(late.listed(HOUR, 1000), BTreeMap::from([("host/a/1".to_owned(), 2801)]));
+        assert_eq!(late.remaining("host/a/1", HOUR), Some(MAX_REQUEST_TIME));
     }
 }
