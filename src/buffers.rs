@@ -9,6 +9,9 @@ use bytes::Bytes;
 /// Maximum number of free buffers. No more than those in flight are needed.
 const KEPT: usize = 64;
 
+/// Part of all kept bytes above which a buffer is too large to be kept.
+const LARGEST_SHARE: usize = 3;
+
 /// Unit of capacities. Plaintext gets room for a header too, so a buffer for the plaintext of one chunk also fits
 /// the encoded form of another.
 const STEP_BYTES: usize = 64 << 10;
@@ -81,10 +84,9 @@ impl Buffers {
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
-    /// Keeps a buffer, unless it is more than half of what may be kept. If there are too many now, the largest ones go: each of them uses the
-    /// memory of several.
+    /// Keeps a buffer that is not too large. If there are too many now, the largest ones go: each of them uses the memory of several.
     fn recycle(&self, buffer: Free) {
-        if buffer.touched > self.kept_bytes / 2 {
+        if buffer.touched > self.kept_bytes / LARGEST_SHARE {
             return;
         }
         let mut gone = Vec::new();
@@ -204,14 +206,16 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_at_most_its_limit_in_the_smallest_buffers() {
-        let pool = Buffers::new(6 * STEP_BYTES);
-        let buffers = [2, 3, 2, 4].map(|steps| {
+        let pool = Buffers::new(9 * STEP_BYTES);
+        let buffers = [2, 3, 2, 3, 4].map(|steps| {
             let mut buffer = pool.take(steps * STEP_BYTES);
             buffer.resize(steps * STEP_BYTES, 0);
             buffer
         });
         drop(buffers);
-        let free = pool.free.lock().unwrap();
-        assert_eq!(free.iter().map(|free| free.touched / STEP_BYTES).collect::<Vec<_>>(), [2, 2]);
+        let mut free: Vec<_> =
+            pool.free.lock().unwrap().iter().map(|free| free.touched / STEP_BYTES).collect();
+        free.sort_unstable();
+        assert_eq!(free, [2, 2, 3]);
     }
 }
