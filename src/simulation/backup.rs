@@ -60,18 +60,21 @@ impl World {
         self.end(&[token], |_| fate);
     }
 
-    /// A new time, or that of a snapshot that is gone.
+    /// A new time, or that of a snapshot that is gone. For half of the times, also that of one of which nobody knows whether it exists: the
+    /// process that wrote it may have died.
     fn a_time(&self, store: usize, group: &GroupName) -> BackupTime {
         let mut model = self.model();
         let mut of_group: Vec<_> =
             model.locations.iter().filter(|(spot, _)| spot.0 == store && spot.1.group() == group).collect();
         of_group.sort_by_key(|(spot, _)| spot.1.time());
-        if let Some((spot, location)) = of_group.last()
-            && location.state == Tri::No
-        {
-            let time = spot.1.time();
+        if let Some((spot, location)) = of_group.last() {
+            let (state, time) = (location.state, spot.1.time());
             drop(of_group);
-            if self.one_in(3) {
+            let is_tried_again = state == Tri::Maybe && time.epoch() / 700 % 2 == 0;
+            if is_tried_again {
+                self.count("backup tried again");
+            }
+            if is_tried_again || state == Tri::No && self.one_in(3) {
                 return time;
             }
         }
