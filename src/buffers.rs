@@ -9,8 +9,9 @@ use bytes::Bytes;
 /// Maximum number of free buffers. No more than those in flight are needed.
 const KEPT: usize = 64;
 
-/// Part of all kept bytes above which a buffer is too large to be kept.
-const LARGEST_SHARE: usize = 3;
+/// Share of all kept bytes, in eighths, above which a buffer is too large to be kept. A third would be the very size of usual chunks and packs,
+/// which are a little longer with their headers.
+const LARGEST_EIGHTHS: usize = 3;
 
 /// Unit of capacities. Plaintext gets room for a header too, so a buffer for the plaintext of one chunk also fits
 /// the encoded form of another.
@@ -86,7 +87,7 @@ impl Buffers {
 
     /// Keeps a buffer that is not too large. If there are too many now, the largest ones go: each of them uses the memory of several.
     fn recycle(&self, buffer: Free) {
-        if buffer.touched > self.kept_bytes / LARGEST_SHARE {
+        if buffer.touched > self.kept_bytes / 8 * LARGEST_EIGHTHS {
             return;
         }
         let mut gone = Vec::new();
@@ -206,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_at_most_its_limit_in_the_smallest_buffers() {
-        let pool = Buffers::new(9 * STEP_BYTES);
+        let pool = Buffers::new(8 * STEP_BYTES);
         let buffers = [2, 3, 2, 3, 4].map(|steps| {
             let mut buffer = pool.take(steps * STEP_BYTES);
             buffer.resize(steps * STEP_BYTES, 0);

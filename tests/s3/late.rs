@@ -245,6 +245,34 @@ fn after_a_process_died_a_sync_removes_no_snapshot_that_it_may_have_been_publish
     });
 }
 
+/// A sync removes what an earlier one left, and stores nothing under a name that one of its deletions may still hit.
+///
+/// Proves H17.
+#[test]
+fn a_sync_waits_for_its_deletion_of_a_leftover() {
+    let server = FaultServer::start(ServerOptions::default());
+    block_on(async {
+        let source = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+        let source = Datastore::create(Arc::new(source), Options::default()).await.unwrap();
+        let name = small(&source, &group()).await;
+        let sync = async |store: &Datastore| {
+            let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
+            sync::plan(&source, store, options).await.unwrap().execute().await.unwrap().is_complete()
+        };
+        let process = fresh(&server).await;
+        assert!(sync(&process.store).await);
+        server.remove(&format!("store/.cnt/{name}/index.json.blob"));
+        late(&server, "DELETE", "index.json.blob");
+        assert!(!sync(&process.store).await);
+        wait_for_requests(&server, "DELETE", "index.json.blob");
+        assert!(!sync(&process.store).await, "it is still in doubt");
+        process.clock.leap(31 * 60);
+        assert!(sync(&process.store).await);
+        process.store.snapshot(&name).await.unwrap();
+        process.close().await;
+    });
+}
+
 /// Proves H17, H161.
 #[test]
 fn a_lease_that_is_released_lists_a_manifest_whose_put_is_under_way() {

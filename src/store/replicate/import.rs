@@ -97,6 +97,8 @@ impl GroupImport {
                 }
                 self.store_lock.check().await?;
                 store.deletions().remove_files(&info).await?;
+                // One of these deletions may be executed once more.
+                store.check_no_pending_delete_of(name)?;
                 None
             }
             None if store.manifests().is_taken(name).await? => {

@@ -22,8 +22,8 @@
 //! manifest*, until no request of the dead holder can arrive any more. It does not delete a manifest that is absent, since the put may
 //! still arrive, nor one that was stored within the last 61 minutes, since another attempt of the same put may still arrive: the put may
 //! take half an hour, and so may its last attempt. It finds out with a HEAD. Without conditional puts, an update of the notes of any
-//! snapshot may arrive: the successor deletes no manifest. Whoever removes the files of a snapshot without a manifest deletes the manifest first,
-//! so that this check is made.
+//! snapshot may arrive: the successor deletes no manifest. The files of a snapshot without a manifest are removed after a deletion of the
+//! manifest, so that this check is made.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -248,9 +248,9 @@ impl Lease {
         for (name, until) in listed {
             // No server keeps a request for longer, whatever its clock shows.
             let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME + LIFETIME);
-            let until =
-                End { monotonic: now.saturating_add(left), server: Some(server_now + left.as_secs()) };
-            late_puts.add(name.clone(), until, now);
+            // Without a time of the server, the end is computed anew.
+            let server = (server_now > 0).then_some(server_now + left.as_secs());
+            late_puts.add(name.clone(), End { monotonic: now.saturating_add(left), server }, now);
         }
     }
 }

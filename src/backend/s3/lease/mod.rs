@@ -392,8 +392,6 @@ impl Lease {
         self.reset_extra_renewals();
         let names = self.names_removed();
         record.removing = Some(BTreeSet::new());
-        let now = self.moment();
-        (record.returning, record.segments) = (self.listed_late_puts(now), self.listed_segments(now));
         if self.has_doubts() && !mutated!("lease-released-without-its-doubts") {
             let found = self.read().await?;
             let now = found.and_then(|found| found.head.answered).unwrap_or_else(|| self.runtime.now());
@@ -401,6 +399,9 @@ impl Lease {
             Doubt::left(&record, names, until, now).write_to(&mut record);
         }
         *self.state() = State::Free;
+        // From here on no put begins.
+        let now = self.moment();
+        (record.returning, record.segments) = (self.listed_late_puts(now), self.listed_segments(now));
         self.report(record.epoch, trace::Lease::Released);
         self.write(&record, Some(&held.tag)).await.map(drop)
     }
