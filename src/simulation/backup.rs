@@ -60,8 +60,8 @@ impl World {
         self.end(&[token], |_| fate);
     }
 
-    /// A new time, or that of a snapshot that is gone. For half of the times, also that of one of which nobody knows whether it exists: the
-    /// process that wrote it may have died.
+    /// A new time, or that of a snapshot that is gone. For half of the times, also that of a snapshot that may exist or not: the process that
+    /// wrote it may have died.
     fn a_time(&self, store: usize, group: &GroupName) -> BackupTime {
         let mut model = self.model();
         let mut of_group: Vec<_> =

@@ -10,11 +10,11 @@ use larder::gc;
 use larder::gc::GcOptions;
 use larder::rt::ThreadRuntime;
 use larder::store::{Datastore, Options, Protection, SnapshotState};
-use larder::sync::{self, SyncCandidates, SyncOptions, SyncOutcome};
+use larder::sync::{self, SyncOptions, SyncOutcome};
 use larder_testing::fault_server;
 use larder_testing::fault_server::{Action, Etags, FaultServer, Lag, Options as ServerOptions, Quirk, Rule};
 use larder_testing::s3_store::{
-    LEASE, Opening, back_up, check, fresh, group, keys, kind, opened_again, small, user, view,
+    LEASE, Opening, back_up, brought, check, fresh, group, keys, kind, opened_again, small, user, view,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,6 +211,14 @@ fn after_a_process_died_no_manifest_is_deleted_that_it_may_have_been_storing() {
     });
 }
 
+/// Another store, with a snapshot.
+async fn elsewhere() -> (Datastore, SnapshotName) {
+    let source = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
+    let source = Datastore::create(Arc::new(source), Options::default()).await.unwrap();
+    let name = small(&source, &group()).await;
+    (source, name)
+}
+
 /// The files of a snapshot whose manifest may arrive stay, and a sync transfers it again later.
 ///
 /// Proves H17, H37.
@@ -218,29 +226,23 @@ fn after_a_process_died_no_manifest_is_deleted_that_it_may_have_been_storing() {
 fn after_a_process_died_a_sync_removes_no_snapshot_that_it_may_have_been_publishing() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
-        let source = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
-        let source = Datastore::create(Arc::new(source), Options::default()).await.unwrap();
-        let name = small(&source, &group()).await;
-        let sync = async |store: &Datastore| {
-            let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
-            sync::plan(&source, store, options).await.unwrap().execute().await.unwrap().is_complete()
-        };
+        let (source, name) = elsewhere().await;
         let process = fresh(&server).await;
-        assert!(sync(&process.store).await);
+        assert!(brought(&source, &process.store).await);
         drop(process);
         let manifest = format!("store/.cnt/{name}/index.json.blob");
         let late = server.objects()[&manifest].clone();
         server.remove(&manifest);
         server.age(LEASE, Duration::from_secs(70));
         let next = fresh(&server).await;
-        assert!(!sync(&next.store).await);
+        assert!(!brought(&source, &next.store).await);
         server.put(&manifest, late);
         let snapshot = next.store.snapshot(&name).await.unwrap();
         assert_eq!(snapshot.blob("app.conf.blob").await.unwrap(), "text");
         drop(snapshot);
         server.remove(&manifest);
         next.clock.leap(32 * 60);
-        assert!(sync(&next.store).await);
+        assert!(brought(&source, &next.store).await);
         next.close().await;
     });
 }
@@ -252,22 +254,16 @@ fn after_a_process_died_a_sync_removes_no_snapshot_that_it_may_have_been_publish
 fn a_sync_waits_for_its_deletion_of_a_leftover() {
     let server = FaultServer::start(ServerOptions::default());
     block_on(async {
-        let source = MemoryBackend::new(Arc::new(ThreadRuntime::new()));
-        let source = Datastore::create(Arc::new(source), Options::default()).await.unwrap();
-        let name = small(&source, &group()).await;
-        let sync = async |store: &Datastore| {
-            let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
-            sync::plan(&source, store, options).await.unwrap().execute().await.unwrap().is_complete()
-        };
+        let (source, name) = elsewhere().await;
         let process = fresh(&server).await;
-        assert!(sync(&process.store).await);
+        assert!(brought(&source, &process.store).await);
         server.remove(&format!("store/.cnt/{name}/index.json.blob"));
         late(&server, "DELETE", "index.json.blob");
-        assert!(!sync(&process.store).await);
+        assert!(!brought(&source, &process.store).await);
         wait_for_requests(&server, "DELETE", "index.json.blob");
-        assert!(!sync(&process.store).await, "it is still in doubt");
+        assert!(!brought(&source, &process.store).await, "it is still in doubt");
         process.clock.leap(31 * 60);
-        assert!(sync(&process.store).await);
+        assert!(brought(&source, &process.store).await);
         process.store.snapshot(&name).await.unwrap();
         process.close().await;
     });

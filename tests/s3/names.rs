@@ -8,10 +8,9 @@ use larder::error::{ErrorKind, Result};
 use larder::format::name::{GroupName, SnapshotName};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::store::{Datastore, Options, Protection};
-use larder::sync::{self, SyncCandidates, SyncOptions};
 use larder_testing::fault_server::{Action, Etags, FaultServer, Options as ServerOptions, Rule};
 use larder_testing::s3_store;
-use larder_testing::s3_store::{LEASE, Opening, Process, fresh, keys, small, user};
+use larder_testing::s3_store::{LEASE, Opening, Process, brought, fresh, keys, small, user};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -67,12 +66,6 @@ async fn elsewhere(name: &str) -> Datastore {
     let store = Datastore::create(Arc::new(MemoryBackend::new(runtime)), Options::default()).await.unwrap();
     at(&store, name, THEN).await.unwrap();
     store
-}
-
-/// Brings what is missing from elsewhere; whether all of it came.
-async fn brought(source: &Datastore, target: &Datastore) -> bool {
-    let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
-    sync::plan(source, target, options).await.unwrap().execute().await.unwrap().is_complete()
 }
 
 /// Proves H17.

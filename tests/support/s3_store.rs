@@ -20,6 +20,7 @@ use larder::local::{LocalOptions, LocalState};
 use larder::rt::{BlockingJob, Connection, Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, PackOptions, SnapshotReader, SnapshotState};
+use larder::sync::{self, SyncCandidates, SyncOptions};
 
 use crate::fault_server::{FaultServer, Logged};
 use crate::{noise, read_to_end};
@@ -283,6 +284,12 @@ pub async fn check_all(store: &Datastore, group: &GroupName) -> Result<usize> {
         }
     }
     Ok(whole)
+}
+
+/// Brings what is missing from another store. Returns `true` if all of it came.
+pub async fn brought(source: &Datastore, target: &Datastore) -> bool {
+    let options = SyncOptions::default().candidates(SyncCandidates::AllMissing);
+    sync::plan(source, target, options).await.unwrap().execute().await.unwrap().is_complete()
 }
 
 /// All that can be seen of a store without its data.

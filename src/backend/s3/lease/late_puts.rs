@@ -54,6 +54,22 @@ struct End {
     server: Option<u64>,
 }
 
+impl End {
+    /// An end in Unix seconds of the server, whose clock shows `server_now` at the time `now`; 0 if its answer lacks a time.
+    fn inherited(until: u64, server_now: u64, now: Duration) -> Self {
+        // No server keeps a request for longer, whatever its clock shows.
+        let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME + LIFETIME);
+        // Without a time of the server, the end is computed again from the monotonic clock.
+        let server = (server_now > 0).then_some(server_now + left.as_secs());
+        Self { monotonic: now.saturating_add(left), server }
+    }
+
+    /// Time until then; `None` if it is over.
+    fn left(self, now: Duration) -> Option<Duration> {
+        self.monotonic.checked_sub(now).filter(|left| !left.is_zero())
+    }
+}
+
 /// Objects that an attempt may still store.
 #[derive(Debug, Default)]
 pub(super) struct LatePuts {
@@ -74,7 +90,7 @@ impl LatePuts {
     /// As a lease lists them, if its clock shows `server_now` at the time `now`.
     fn listed(&self, now: Duration, server_now: u64) -> BTreeMap<String, u64> {
         let until = |left: Duration| server_now.saturating_add(left.as_secs() + 1);
-        let left = self.manifests.iter().filter_map(|(name, end)| Some((name, end, left(*end, now)?)));
+        let left = self.manifests.iter().filter_map(|(name, end)| Some((name, end, end.left(now)?)));
         let mut listed: BTreeMap<_, _> =
             left.map(|(name, end, left)| (name.clone(), end.server.unwrap_or_else(|| until(left)))).collect();
         listed.extend(self.under_way.keys().map(|name| (name.clone(), until(MAX_REQUEST_TIME))));
@@ -88,17 +104,13 @@ impl LatePuts {
         if self.under_way.contains_key(name) {
             return Some(MAX_REQUEST_TIME);
         }
-        left(*self.manifests.get(name).max(self.manifests.get(ANY))?, now)
+        self.manifests.get(name).max(self.manifests.get(ANY))?.left(now)
     }
 
     /// Time for which a holder who died may still store a manifest that is absent or recent.
     fn remaining_of_recent(&self, now: Duration) -> Option<Duration> {
-        left(*self.manifests.get(RECENT)?, now)
+        self.manifests.get(RECENT)?.left(now)
     }
-}
-
-fn left(end: End, now: Duration) -> Option<Duration> {
-    end.monotonic.checked_sub(now).filter(|left| !left.is_zero())
 }
 
 /// A put of an object that must stay deleted. Until it ends, and for the time of a request after it is dropped, it may store the object.
@@ -200,7 +212,7 @@ impl Lease {
         found: Option<&Head>,
         left: Duration,
     ) -> Result<()> {
-        // Its last attempt was sent so long ago that it cannot arrive any more, however many holders died since.
+        // Its last attempt cannot arrive any more. The age counts from now, not from a death: several holders may have died.
         let is_old = |age: Duration| age >= MAX_REQUEST_TIME + LIFETIME + MAX_PUT_TIME;
         let has_ended = self.place.conditional && found.and_then(Head::age).is_some_and(is_old);
         if has_ended {
@@ -216,11 +228,8 @@ impl Lease {
     /// Notes that the previous holder died, and that its requests arrive until this time of the server, in Unix seconds.
     pub(super) fn add_puts_of_dead_holder(&self, until: u64, server_now: u64) {
         mutated!("dead-holder-leaves-no-late-puts" => return);
-        let (left, now) = (Duration::from_secs(until.saturating_sub(server_now)), self.runtime.monotonic());
-        // The two times of the server may contradict each other.
-        let left = left.min(MAX_REQUEST_TIME + LIFETIME);
-        let until = End { monotonic: now.saturating_add(left), server: Some(server_now + left.as_secs()) };
-        self.late_puts().add(RECENT.to_owned(), until, now);
+        let now = self.runtime.monotonic();
+        self.late_puts().add(RECENT.to_owned(), End::inherited(until, server_now, now), now);
     }
 
     /// Fails while an attempt may store a segment.
@@ -246,11 +255,7 @@ impl Lease {
         let now = self.runtime.monotonic();
         let mut late_puts = self.late_puts();
         for (name, until) in listed {
-            // No server keeps a request for longer, whatever its clock shows.
-            let left = Duration::from_secs(until.saturating_sub(server_now)).min(MAX_REQUEST_TIME + LIFETIME);
-            // Without a time of the server, the end is computed anew.
-            let server = (server_now > 0).then_some(server_now + left.as_secs());
-            late_puts.add(name.clone(), End { monotonic: now.saturating_add(left), server }, now);
+            late_puts.add(name.clone(), End::inherited(*until, server_now, now), now);
         }
     }
 }

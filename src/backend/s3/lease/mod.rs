@@ -267,7 +267,7 @@ impl Lease {
     async fn confirm(self: &Arc<Self>) -> Result<()> {
         let sent = self.runtime.monotonic();
         let is_overdue = match self.read().await? {
-            Some(found) if self.is_mine(&found) => found.age().is_some_and(|age| age >= LIFETIME),
+            Some(found) if self.is_mine(&found) => found.head.age().is_some_and(|age| age >= LIFETIME),
             found => return Err(self.lose(found.as_ref())),
         };
         let _alone = if is_overdue { Some(self.changing.lock().await) } else { None };

@@ -90,7 +90,7 @@ impl Lease {
     fn last_request_until(&self, found: &Found) -> Result<u64> {
         let holder = &found.record.holder;
         let busy = |why: String| Err(Error::new(ErrorKind::Busy, "lock the store").because(why));
-        let (Some(age), Some(renewed)) = (found.age(), found.head.last_modified) else {
+        let (Some(age), Some(renewed)) = (found.head.age(), found.head.last_modified) else {
             return busy(format!(
                 "{} holds the lease, and the answers of the server lack the times",
                 holder.host
