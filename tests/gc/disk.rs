@@ -254,6 +254,25 @@ fn an_index_in_the_move_journal_of_another_process_is_marked() {
     });
 }
 
+/// Proves H8.
+#[test]
+fn a_blob_in_the_move_journal_does_not_stop_a_collection() {
+    let directory = larder_testing::scratch();
+    let root = directory.path().join("store");
+    block_on(async {
+        let (_, store) = created(&root).await;
+        leave(&store, &[1]).await;
+        let backup = store.backup(&"host/a".parse().unwrap()).begin().await.unwrap();
+        backup.blob("a.conf", "text").await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
+        let blob = Key::Archive(snapshot.name().clone(), "a.conf.blob".parse().unwrap());
+        drop(snapshot);
+        let (other, _) = opened(&root).await;
+        other.record_moves(&[blob]).await.unwrap();
+        assert_eq!(collected(&store, at_once()).await.removed.chunks, 1);
+    });
+}
+
 /// Proves H25, H30.
 #[test]
 fn foreign_files_stay_and_do_not_stop_a_collection() {

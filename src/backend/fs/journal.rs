@@ -23,6 +23,7 @@ use crate::backend::fs::objects::Inner;
 use crate::backend::{LockMode, Orphan, PendingMoves};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
+use crate::format::name::ArchiveKind;
 use crate::rt::Runtime;
 
 /// Maximum wait for other processes that append or read, as in PBS.
@@ -136,7 +137,7 @@ pub(crate) fn moves_of(lines: &[u8], root: PathBuf) -> io::Result<Moves> {
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line)))? else { continue };
         match Key::parse(&path) {
-            Some(key) if matches!(key.exposed(), Key::Archive(..)) => keys.push(key),
+            Some(key) if names_index(&key) => keys.push(key),
             _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
             _ => {}
         }
@@ -144,6 +145,11 @@ pub(crate) fn moves_of(lines: &[u8], root: PathBuf) -> io::Result<Moves> {
     keys.dedup();
     orphans.dedup();
     Ok(Moves { keys, orphans })
+}
+
+/// Returns `true` for an index: a blob has no chunks, and must not stop a collection.
+fn names_index(key: &Key) -> bool {
+    matches!(key.exposed(), Key::Archive(_, name) if name.kind() != ArchiveKind::Blob)
 }
 
 /// The path relative to the store, if the path is below one of the names of the store. Lines of other stores are ignored.
