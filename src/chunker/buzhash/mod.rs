@@ -202,7 +202,10 @@ impl Window {
         let (third, fourth) = rest.split_at(LANE_BYTES);
         let mut own = self.sums;
         own.rotate_left(self.at);
-        let mut before = [own, [0; WINDOW_BYTES], [0; WINDOW_BYTES], [0; WINDOW_BYTES]];
+        let (mut first_sums, mut second_sums) = ([[0; WINDOW_BYTES]; LANES], [[0; WINDOW_BYTES]; LANES]);
+        // Their roles change with each window, so that no sums are copied.
+        let (mut before, mut after) = (&mut first_sums, &mut second_sums);
+        before[0] = own;
         let mut sums = [self.sum, 0, 0, 0];
         for (lane, previous) in [first, second, third].into_iter().enumerate() {
             for (at, byte) in previous[LANE_BYTES - WINDOW_BYTES..].iter().enumerate() {
@@ -212,11 +215,11 @@ impl Window {
         }
         let lanes = [first, second, third, fourth].map(|lane| lane.as_chunks::<WINDOW_BYTES>().0);
         for (((a, b), c), d) in lanes[0].iter().zip(lanes[1]).zip(lanes[2]).zip(lanes[3]) {
-            let after = sums_of([a, b, c, d], &mut sums);
-            if before.iter().zip(&after).any(|(before, after)| has_cut(before, after, mask)) {
+            sum_windows([a, b, c, d], &mut sums, after);
+            if before.iter().zip(&*after).any(|(before, after)| has_cut(before, after, mask)) {
                 return None;
             }
-            before = after;
+            std::mem::swap(&mut before, &mut after);
         }
         Some(Self { at: 0, sum: sums[LANES - 1], sums: before[LANES - 1] })
     }
@@ -230,9 +233,12 @@ fn is_cut(hash: u32, mask: u32) -> bool {
     hash & mask >= mask - 2
 }
 
-/// The sums of four windows side by side.
-fn sums_of(windows: [&[u8; WINDOW_BYTES]; LANES], sums: &mut [u32; LANES]) -> [[u32; WINDOW_BYTES]; LANES] {
-    let mut after = [[0; WINDOW_BYTES]; LANES];
+/// Computes the sums of four windows side by side.
+fn sum_windows(
+    windows: [&[u8; WINDOW_BYTES]; LANES],
+    sums: &mut [u32; LANES],
+    after: &mut [[u32; WINDOW_BYTES]; LANES],
+) {
     let [mut a, mut b, mut c, mut d] = *sums;
     for at in 0..WINDOW_BYTES {
         a = step(a, windows[0][at]);
@@ -245,7 +251,6 @@ fn sums_of(windows: [&[u8; WINDOW_BYTES]; LANES], sums: &mut [u32; LANES]) -> [[
         after[3][at] = d;
     }
     *sums = [a, b, c, d];
-    after
 }
 
 /// Returns `true` if one of 64 windows ends with a cut. Without an exit inside, the compiler turns it into a few wide instructions.
