@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::buffers::{Buffer, Buffers};
+use crate::buffers::{Buffer, Buffers, BytesList};
 use crate::crypt::{EncryptionKey, NONCE_BYTES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Digest;
@@ -77,7 +77,9 @@ impl Codecs {
     }
 
     /// Encodes bytes as a blob.
-    pub(crate) fn encode(&self, plaintext: &Bytes, seal: Option<&Seal>) -> Result<Bytes> {
+    pub(crate) fn encode(&self, plaintext: BytesList, seal: Option<&Seal>) -> Result<Bytes> {
+        // zstd compresses what lies in one buffer, and a copy costs much less than its streams.
+        let plaintext = plaintext.into_bytes(&self.buffers, ROOM_BYTES);
         let kept = self.encoders.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut encoder = match kept {
             Some(encoder) => encoder,
@@ -86,8 +88,8 @@ impl Codecs {
         };
         let mut encoded = self.buffers.take(plaintext.len() + ROOM_BYTES);
         let result = match seal {
-            Some(Seal { key, nonce }) => encoder.encode_encrypted(plaintext, key, nonce, &mut encoded),
-            None => encoder.encode(plaintext, &mut encoded),
+            Some(Seal { key, nonce }) => encoder.encode_encrypted(&plaintext, key, nonce, &mut encoded),
+            None => encoder.encode(&plaintext, &mut encoded),
         };
         self.encoders.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
         result.map_err(|error| Error::new(ErrorKind::InvalidInput, "encode blob").because(error))?;

@@ -67,7 +67,7 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::Backend;
-use crate::buffers::Buffer;
+use crate::buffers::{Buffer, BytesList};
 use crate::chunks::codecs::{Codecs, Seal};
 use crate::chunks::fetch::{Fetcher, Wanted};
 use crate::chunks::gc_candidates::KnownCandidates;
@@ -229,13 +229,18 @@ impl ChunkStore {
 
     /// Encodes bytes as a blob, encrypted if there is a key.
     pub(crate) async fn encode(&self, plaintext: &Bytes, key: Option<&EncryptionKey>) -> Result<Bytes> {
-        let (codecs, plaintext) = (Arc::clone(self.codecs()), plaintext.clone());
+        self.encode_list(plaintext.clone().into(), key).await
+    }
+
+    /// As [`encode`](Self::encode), of plaintext in several buffers.
+    async fn encode_list(&self, plaintext: BytesList, key: Option<&EncryptionKey>) -> Result<Bytes> {
+        let codecs = Arc::clone(self.codecs());
         let seal = key.map(|key| {
             let mut nonce = [0; NONCE_BYTES];
             self.backend.runtime().fill_random(&mut nonce);
             Seal { key: key.clone(), nonce }
         });
-        let encode = move || codecs.encode(&plaintext, seal.as_ref());
+        let encode = move || codecs.encode(plaintext, seal.as_ref());
         self.backend.runtime().run_blocking("encode blob", encode).await
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::backend::{PutMode, Touched, Version};
+use crate::buffers::BytesList;
 use crate::chunks::pins::WriterPins;
 use crate::chunks::{CachePolicy, ChunkStore, Provenance, Stored};
 use crate::crypt::EncryptionKey;
@@ -48,7 +49,7 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         digest: Digest,
-        (plaintext, class): (&Bytes, PackClass),
+        (plaintext, class): (BytesList, PackClass),
         provenance: Provenance,
     ) -> Result<Stored> {
         if writer.is_confirmed(&digest) {
@@ -74,7 +75,7 @@ impl ChunkStore {
         &self,
         writer: &WriterPins,
         digest: Digest,
-        (plaintext, class): (&Bytes, PackClass),
+        (plaintext, class): (BytesList, PackClass),
         provenance: Provenance,
     ) -> Result<Stored> {
         // Under the digest lock, so quarantine cannot make it a suspect between this check and the answer. A suspect is known from nothing
@@ -87,8 +88,8 @@ impl ChunkStore {
             Lookup::Absent => None,
             Lookup::Present(size) | Lookup::Recorded(size) => Some(size),
         };
-        let blob = self.encode(plaintext, writer.key.as_ref()).await?;
         let (cache_policy, length) = (writer.cache_policy, plaintext.len());
+        let blob = self.encode_list(plaintext, writer.key.as_ref()).await?;
         let upload = Upload { blob, class, digest, is_opaque: false, cache_policy, length };
         self.store_unless_present(writer, upload, present, is_suspect).await
     }

@@ -144,7 +144,8 @@ impl Place {
     /// Stores the chunk, and makes sure that it is pinned wherever that waits for something, and when it is over.
     async fn put(&self, writer: &WriterPins, provenance: Provenance) -> Result<Stored> {
         let plaintext = Bytes::from_static(PLAINTEXT);
-        self.pinned(self.chunks.put(writer, self.digest, (&plaintext, PackClass::Data), provenance)).await
+        self.pinned(self.chunks.put(writer, self.digest, (plaintext.into(), PackClass::Data), provenance))
+            .await
     }
 
     async fn pinned<T>(&self, work: impl Future<Output = T>) -> T {
@@ -237,7 +238,12 @@ fn writers_of_one_chunk_store_it_once() {
         let plaintext = Bytes::from_static(PLAINTEXT);
         place.chunks.open_presence(&"a".repeat(32)).await.unwrap();
         let put = writers.iter().map(|writer| {
-            place.chunks.put(writer, place.digest, (&plaintext, PackClass::Data), Provenance::Unknown)
+            place.chunks.put(
+                writer,
+                place.digest,
+                (plaintext.clone().into(), PackClass::Data),
+                Provenance::Unknown,
+            )
         });
         let stored = futures::future::try_join_all(put).await.unwrap();
         let new = stored.iter().filter(|stored| matches!(stored, Stored::New(_))).count();

@@ -50,9 +50,9 @@ impl EncryptionKey {
         self.0.fingerprint
     }
 
-    /// Digest of a chunk under this key.
-    pub(crate) fn digest(&self, plaintext: &[u8]) -> [u8; 32] {
-        Sha256::new().chain_update(plaintext).chain_update(self.0.id_key.as_slice()).finalize().into()
+    /// The bytes after the plaintext of a chunk of which its digest under this key is the SHA-256 too.
+    pub(crate) fn digest_suffix(&self) -> &[u8] {
+        self.0.id_key.as_slice()
     }
 
     /// Signature of a message.

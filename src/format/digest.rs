@@ -29,7 +29,17 @@ impl Digest {
 
     /// The digest of a chunk: of its plaintext alone, or with a key.
     pub(crate) fn of_chunk(plaintext: &[u8], key: Option<&EncryptionKey>) -> Self {
-        key.map_or_else(|| Self::of(plaintext), |key| Self(key.digest(plaintext)))
+        Self::of_parts([plaintext], key)
+    }
+
+    /// As [`of_chunk`](Self::of_chunk), of plaintext in several parts.
+    pub(crate) fn of_parts<'a>(
+        parts: impl IntoIterator<Item = &'a [u8]>,
+        key: Option<&EncryptionKey>,
+    ) -> Self {
+        let mut hasher = ChunkHasher::default();
+        parts.into_iter().for_each(|part| hasher.update(part));
+        hasher.finish(key)
     }
 
     /// A digest from its 32 bytes.
@@ -45,6 +55,24 @@ impl Digest {
     /// The first eight bytes, in the order of digests.
     pub(crate) fn mark(&self) -> u64 {
         self.0[..8].iter().fold(0, |mark, byte| mark << 8 | u64::from(*byte))
+    }
+}
+
+/// Computes the digest of a chunk from its plaintext in parts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ChunkHasher(Sha256);
+
+impl ChunkHasher {
+    pub(crate) fn update(&mut self, part: &[u8]) {
+        self.0.update(part);
+    }
+
+    /// The digest of the plaintext alone, or with a key.
+    pub(crate) fn finish(mut self, key: Option<&EncryptionKey>) -> Digest {
+        if let Some(key) = key {
+            self.0.update(key.digest_suffix());
+        }
+        Digest(self.0.finalize().into())
     }
 }
 

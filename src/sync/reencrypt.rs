@@ -259,9 +259,9 @@ impl Reencryption<'_> {
         }
         let put = target
             .chunks()
-            .put(pins, digest, (&plaintext, PackClass::of_archive(&file.name)), Provenance::Unknown)
+            .put(pins, digest, (plaintext.into(), PackClass::of_archive(&file.name)), Provenance::Unknown)
             .await?;
-        drop((plaintext, read, write));
+        drop((read, write));
         match put {
             Stored::Known => self.transfer.progress.counts.add_known(),
             Stored::Duplicate(stored) | Stored::New(stored) => {

@@ -1,62 +1,148 @@
-//! The buffer in which the bytes of a chunk gather before it is cut.
+//! The buffers in which the bytes of a chunk gather before it is cut.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::buffers::Buffer;
-use crate::chunks::ChunkStore;
-use crate::format::blob::MAX_CHUNK_BYTES;
+use crate::buffers::{Buffer, BytesList};
+use crate::crypt::EncryptionKey;
+use crate::store::StoreInner;
+use crate::store::backup::digester::{Digester, PendingDigest};
+use crate::store::backup::pipeline::ArchiveTask;
 
-/// Bytes that gather before the chunker scans them. Bytes after the end of a chunk are copied once.
+/// Bytes that gather before the chunker scans them, and the length of a buffer.
 pub(super) const BATCH_BYTES: usize = 512 << 10;
+
+/// Shorter bytes of a caller are copied. Each part of a chunk costs a little.
+const KEPT_BYTES: usize = 32 << 10;
+
+/// Bytes that are hashed before the chunk is cut, at a time. Each time may cost a job.
+const HASHED_BYTES: usize = 1 << 20;
 
 /// The bytes of the current chunk, and some of the next.
 #[derive(Debug)]
 pub(super) struct ChunkBuffer {
-    bytes: Buffer,
-    /// The capacity that most chunks stay below.
-    capacity: usize,
-    /// Number of bytes of the archive in it.
-    pub(super) filled: usize,
-    /// Number of them that the chunker has scanned.
-    pub(super) scanned: usize,
+    digester: Digester,
+    /// Number of bytes of the archive in all buffers.
+    filled: usize,
+    /// The bytes before those in `open`.
+    full: BytesList,
+    /// Number of bytes that the digester has.
+    hashed: usize,
+    key: Option<EncryptionKey>,
+    /// A buffer of [`BATCH_BYTES`] that is being filled.
+    open: Buffer,
+    /// Number of bytes in `open`.
+    opened: usize,
+    /// Number of bytes that the chunker has scanned. They belong to the current chunk.
+    scanned: usize,
+    store: Arc<StoreInner>,
 }
 
 impl ChunkBuffer {
-    /// An empty buffer for chunks of typically this many bytes.
-    pub(super) fn new(chunks: &ChunkStore, typical_bytes: usize) -> Self {
-        let capacity = (typical_bytes * 2).min(MAX_CHUNK_BYTES) + BATCH_BYTES;
-        Self { bytes: chunks.buffer(capacity), capacity, filled: 0, scanned: 0 }
+    /// An empty buffer for chunks of an archive.
+    pub(super) fn new(task: &ArchiveTask) -> Self {
+        let store = Arc::clone(task.store());
+        Self {
+            digester: Digester::new(Arc::clone(store.runtime())),
+            filled: 0,
+            full: BytesList::default(),
+            hashed: 0,
+            key: task.pins().key.clone(),
+            open: new_buffer(&store),
+            opened: 0,
+            scanned: 0,
+            store,
+        }
     }
 
-    /// Room for bytes after those that are in it, up to a position.
-    pub(super) fn space(&mut self, end: usize) -> &mut [u8] {
-        grow(&mut self.bytes, end);
-        &mut self.bytes[self.filled..end]
+    /// Number of bytes in it.
+    pub(super) fn filled(&self) -> usize {
+        self.filled
     }
 
-    /// The bytes up to a position that the chunker has not scanned.
+    /// Number of bytes that were scanned without an end of the chunk.
+    pub(super) fn scanned(&self) -> usize {
+        self.scanned
+    }
+
+    /// Room for bytes after those that are in it, never empty.
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        &mut self.open[self.opened..BATCH_BYTES]
+    }
+
+    /// Adds the first bytes of the [`space`](Self::space).
+    pub(super) fn add(&mut self, length: usize) {
+        self.opened += length;
+        self.filled += length;
+        if self.opened >= BATCH_BYTES {
+            self.close();
+        }
+    }
+
+    /// Adds bytes, which are kept and not copied if there are many.
+    pub(super) fn push(&mut self, mut bytes: Bytes) {
+        if bytes.len() >= KEPT_BYTES {
+            self.close();
+            self.filled += bytes.len();
+            return self.full.push(bytes);
+        }
+        while !bytes.is_empty() {
+            let space = self.space();
+            let length = space.len().min(bytes.len());
+            space[..length].copy_from_slice(&bytes.split_to(length));
+            self.add(length);
+        }
+    }
+
+    /// Bytes before a position that the chunker has not scanned: those of one buffer.
     pub(super) fn unscanned(&self, end: usize) -> &[u8] {
-        &self.bytes[self.scanned..end]
+        let bytes = match self.scanned.checked_sub(self.full.len()) {
+            Some(at) => &self.open[at..self.opened],
+            None => self.full.part_at(self.scanned),
+        };
+        &bytes[..bytes.len().min(end.saturating_sub(self.scanned))]
     }
 
-    /// Removes the first `length` bytes as a chunk. The bytes after them begin the next one.
-    pub(super) fn cut(&mut self, chunks: &ChunkStore, length: usize) -> Bytes {
-        let rest = length..self.filled;
-        let mut next = chunks.buffer(self.capacity);
-        grow(&mut next, rest.len());
-        next[..rest.len()].copy_from_slice(&self.bytes[rest.clone()]);
-        let chunk = std::mem::replace(&mut self.bytes, next);
-        self.filled = rest.len();
-        self.scanned = 0;
-        chunk.freeze_to(length)
+    /// The chunker has scanned so many more bytes, and found no end.
+    pub(super) fn advance(&mut self, length: usize) {
+        self.scanned += length;
+        // Not those of the open buffer, which is still written to.
+        let end = self.scanned.min(self.full.len());
+        if end >= self.hashed + HASHED_BYTES {
+            self.digester.push(self.full.slice(self.hashed..end));
+            self.hashed = end;
+        }
+    }
+
+    /// Removes the first `length` bytes as a chunk, which has the scanned ones at least. The bytes after them begin the next one.
+    pub(super) fn cut(&mut self, length: usize) -> (BytesList, PendingDigest) {
+        if length > self.full.len() {
+            self.close();
+        }
+        let chunk = self.full.split_to(length);
+        let next = Digester::new(Arc::clone(self.store.runtime()));
+        let digester = std::mem::replace(&mut self.digester, next);
+        let digest = digester.finish(chunk.slice(self.hashed..length), self.key.clone());
+        self.filled -= length;
+        (self.hashed, self.scanned) = (0, 0);
+        (chunk, digest)
+    }
+
+    /// Ends the open buffer. A few bytes move, so that they do not hold a whole buffer.
+    fn close(&mut self) {
+        let opened = std::mem::take(&mut self.opened);
+        self.full.push(if opened < KEPT_BYTES {
+            Bytes::copy_from_slice(&self.open[..opened])
+        } else {
+            std::mem::replace(&mut self.open, new_buffer(&self.store)).freeze_to(opened)
+        });
     }
 }
 
-/// Makes a buffer at least `length` bytes long. One that is too small gets what the largest chunk needs.
-fn grow(buffer: &mut Buffer, length: usize) {
-    if buffer.capacity() < length {
-        let more = length.max(MAX_CHUNK_BYTES + BATCH_BYTES) - buffer.len();
-        buffer.reserve_exact(more);
-    }
-    buffer.lengthen(length);
+/// A buffer of [`BATCH_BYTES`], or a longer one.
+fn new_buffer(store: &StoreInner) -> Buffer {
+    let mut buffer = store.chunks.buffer(BATCH_BYTES);
+    buffer.lengthen(BATCH_BYTES);
+    buffer
 }

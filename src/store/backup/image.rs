@@ -336,7 +336,7 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         }
         let at = self.at;
         self.at += read as u64;
-        Ok(Some(Part::Read(at, Cut { bytes: buffer.freeze_to(read), permit })))
+        Ok(Some(Part::Read(at, Cut { bytes: buffer.freeze_to(read).into(), digest: None, permit })))
     }
 
     /// The next chunks that are the same as in the base, if they are known to be.

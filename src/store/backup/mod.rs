@@ -2,6 +2,7 @@
 
 pub(super) mod builder;
 mod chunk_buffer;
+mod digester;
 pub(super) mod dirty_map;
 pub(super) mod file_source;
 pub(super) mod finish;

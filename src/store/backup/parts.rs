@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::{self, FuturesUnordered, StreamExt as _, TryStreamExt as _};
 
 use crate::chunker::{BuzhashChunker, Chunker as _};
@@ -101,7 +102,7 @@ impl SnapshotWriter {
         };
         let task = Arc::new(part.run(begun).await?);
         Ok(ArchiveParts {
-            buffer: ChunkBuffer::new(&task.store().chunks, chunker.typical_bytes()),
+            buffer: ChunkBuffer::new(&task),
             chunker,
             given_up: GiveUp::of(&task),
             index: DynamicIndexWriter::new(),
@@ -156,6 +157,13 @@ impl ArchiveParts {
         Ok(())
     }
 
+    /// As [`push`](Self::push), without a copy where there are many bytes.
+    pub(crate) async fn push_bytes(&mut self, bytes: Bytes) -> Result<()> {
+        let length = bytes.len();
+        self.buffer.push(bytes);
+        self.added(length).await
+    }
+
     /// Adds zeros.
     pub(crate) async fn push_zeros(&mut self, mut length: u64) -> Result<()> {
         while length > 0 {
@@ -170,17 +178,21 @@ impl ArchiveParts {
 
     /// Room for further bytes, never empty; [`filled`](Self::filled) adds those that the caller has put there.
     pub(crate) fn space(&mut self) -> &mut [u8] {
-        let goal = (self.buffer.scanned + BATCH_BYTES).max(self.buffer.filled + 1);
-        self.buffer.space(goal)
+        self.buffer.space()
     }
 
     /// Adds the first bytes of the [`space`](Self::space).
     pub(crate) async fn filled(&mut self, length: usize) -> Result<()> {
-        self.buffer.filled += length;
+        self.buffer.add(length);
+        self.added(length).await
+    }
+
+    /// Cuts chunks when many bytes have gathered.
+    async fn added(&mut self, length: usize) -> Result<()> {
         self.position += length as u64;
-        if self.buffer.filled - self.buffer.scanned >= BATCH_BYTES {
+        if self.buffer.filled() - self.buffer.scanned() >= BATCH_BYTES {
             // The last byte stays unscanned: a boundary may be suggested right after it.
-            self.cut(self.buffer.filled - 1).await?;
+            self.cut(self.buffer.filled() - 1).await?;
             yield_now().await;
         }
         Ok(())
@@ -188,14 +200,14 @@ impl ArchiveParts {
 
     /// Suggests that a chunk ends here.
     pub(crate) fn suggest_end(&mut self) {
-        self.chunker.suggest((self.buffer.filled - self.buffer.scanned) as u64);
+        self.chunker.suggest((self.buffer.filled() - self.buffer.scanned()) as u64);
     }
 
     /// Ends the current chunk here, also below the minimum. Without bytes since the last chunk it does nothing.
     pub(crate) async fn end_chunk(&mut self) -> Result<()> {
-        self.cut(self.buffer.filled).await?;
-        if self.buffer.filled > 0 {
-            self.store(self.buffer.filled).await?;
+        self.cut(self.buffer.filled()).await?;
+        if self.buffer.filled() > 0 {
+            self.store(self.buffer.filled()).await?;
         }
         self.chunker.restart();
         Ok(())
@@ -252,14 +264,16 @@ impl ArchiveParts {
     /// Scans the buffer up to this length, and stores the chunks that end there.
     async fn cut(&mut self, up_to: usize) -> Result<()> {
         let mut up_to = up_to;
-        while self.buffer.scanned < up_to {
-            match self.chunker.scan(self.buffer.unscanned(up_to)) {
+        while self.buffer.scanned() < up_to {
+            let unscanned = self.buffer.unscanned(up_to);
+            let scanned = unscanned.len();
+            match self.chunker.scan(unscanned) {
                 Some(cut) => {
-                    let length = self.buffer.scanned + cut;
+                    let length = self.buffer.scanned() + cut;
                     self.store(length).await?;
                     up_to -= length;
                 }
-                None => self.buffer.scanned = up_to,
+                None => self.buffer.advance(scanned),
             }
         }
         Ok(())
@@ -268,7 +282,7 @@ impl ArchiveParts {
     /// Removes the first `length` bytes as a chunk, and starts to store it. The bytes after them begin the next one. Waits while
     /// too many chunks are in flight.
     async fn store(&mut self, length: usize) -> Result<()> {
-        let chunk = self.buffer.cut(&self.task.store().chunks, length);
+        let (bytes, digest) = self.buffer.cut(length);
         let in_flight = self.task.store().in_flight();
         while self.processing.len() >= in_flight {
             if let Some(processed) = self.processing.next().await {
@@ -280,7 +294,7 @@ impl ArchiveParts {
         let (task, number) = (Arc::clone(&self.task), self.next);
         self.next += 1;
         let work = async move {
-            let entry = task.process(Cut { bytes: chunk, permit }).await?;
+            let entry = task.process(Cut { bytes, digest: Some(digest), permit }).await?;
             Ok((number, entry))
         };
         let runtime = self.task.store().runtime();

@@ -3,15 +3,17 @@
 //! ```text
 //! read → cut → [digest → known? → encode → store] → index
 //! ```
-//! The part in brackets runs for several chunks concurrently, its computation on the blocking pool. A slow chunk does not delay the
-//! chunks behind it: a finished entry waits for its turn, and its slot is free. Two limits bound the chunks in flight: their number,
-//! and the memory budget of the store, from which a chunk takes a permit before it enters.
+//! The part in brackets runs for several chunks concurrently, its computation on the blocking pool. The digest of a chunk of a stream or a
+//! tree is begun while its end is looked for. A slow chunk does not delay the chunks behind it: a finished entry waits for its turn, and its
+//! slot is free. Two limits bound the chunks in flight: their number, and the memory budget of the store, from which a chunk takes a permit
+//! before it enters.
 
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use crate::backend::LockGuard;
+use crate::buffers::BytesList;
 use crate::chunker::is_zero;
 use crate::chunks::{Provenance, Stored, WriterPins};
 use crate::error::{Error, ErrorKind, Result};
@@ -20,6 +22,7 @@ use crate::format::index::IndexReader;
 use crate::format::larder::pack::PackClass;
 use crate::format::name::{ArchiveName, SnapshotName};
 use crate::rt::semaphore::Permit;
+use crate::store::backup::digester::PendingDigest;
 use crate::store::backup::session::{BaseUse, Counters, Reserved, WriterShared};
 use crate::store::events::ArchiveEvent;
 use crate::store::manifests::has_failed_verification;
@@ -83,7 +86,9 @@ pub(in crate::store) struct BaseArchive {
 /// A chunk that was read, with its permit.
 #[derive(Debug)]
 pub(in crate::store) struct Cut {
-    pub(in crate::store) bytes: Bytes,
+    pub(in crate::store) bytes: BytesList,
+    /// Its digest, if it was begun while the chunk was read.
+    pub(in crate::store) digest: Option<PendingDigest>,
     pub(in crate::store) permit: Permit,
 }
 
@@ -147,25 +152,28 @@ impl ArchiveTask {
 
     /// Digests a chunk and makes sure that it is in the store.
     pub(in crate::store) async fn process(&self, cut: Cut) -> Result<Entry> {
-        let Cut { bytes, permit } = cut;
+        let Cut { bytes, digest, permit } = cut;
         let shared = &self.reserved.shared;
         let length = bytes.len() as u64;
         Counters::add(&shared.counters.read, length);
-        let digest = self.digest_of(bytes.clone()).await?;
+        let digest = match digest {
+            Some(digest) => digest.wait().await?,
+            None => self.digest_of(bytes.clone()).await?,
+        };
         let known = self.base.as_ref().is_some_and(|base| base.names(&digest));
         let provenance = if known { Provenance::Base } else { Provenance::Unknown };
         let chunks = &shared.store.chunks;
-        let stored = chunks.put(&shared.pins, digest, (&bytes, self.class()), provenance).await?;
-        drop((bytes, permit));
+        let stored = chunks.put(&shared.pins, digest, (bytes, self.class()), provenance).await?;
+        drop(permit);
         self.count(length, stored);
         Ok(Entry { digest, length })
     }
 
-    async fn digest_of(&self, bytes: Bytes) -> Result<Digest> {
+    async fn digest_of(&self, bytes: BytesList) -> Result<Digest> {
         let (key, zeros) = (self.pins().key.clone(), self.zeros);
         let digest = move || match zeros {
-            Some((length, digest)) if length == bytes.len() && is_zero(&bytes) => Ok(digest),
-            _ => Ok(Digest::of_chunk(&bytes, key.as_ref())),
+            Some((length, digest)) if length == bytes.len() && bytes.iter().all(is_zero) => Ok(digest),
+            _ => Ok(Digest::of_parts(bytes.iter(), key.as_ref())),
         };
         self.store().runtime().run_blocking("digest chunk", digest).await
     }
@@ -222,11 +230,11 @@ impl ArchiveTask {
         } else {
             let length = usize::try_from(first.length).unwrap_or(usize::MAX);
             let _permit = self.permit(length).await;
-            let zeros = Bytes::from(vec![0; length]);
+            let zeros = Bytes::from(vec![0; length]).into();
             shared
                 .store
                 .chunks
-                .put(&shared.pins, first.digest, (&zeros, self.class()), Provenance::Unknown)
+                .put(&shared.pins, first.digest, (zeros, self.class()), Provenance::Unknown)
                 .await?
         };
         self.count(first.length, stored);

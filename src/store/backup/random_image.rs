@@ -322,7 +322,7 @@ impl ImageWriter {
         // `finish` needs the only reference to the archive task: this one is dropped before the result is visible.
         let task = Arc::clone(&self.task);
         let work = async move {
-            let entry = task.process(Cut { bytes, permit }).await?;
+            let entry = task.process(Cut { bytes: bytes.into(), digest: None, permit }).await?;
             Ok((offset, entry))
         };
         let runtime = self.task.store().runtime();

@@ -157,7 +157,7 @@ struct Cutter<'a, R> {
 
 impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     fn new(task: &'a ArchiveTask, chunker: Box<dyn Chunker>, reader: R) -> Self {
-        let buffer = ChunkBuffer::new(&task.store().chunks, chunker.typical_bytes());
+        let buffer = ChunkBuffer::new(task);
         Self { buffer, chunker, ended: false, reader, task }
     }
 
@@ -178,26 +178,26 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
                     continue;
                 }
                 // The end of the stream ends the last chunk.
-                None if self.buffer.filled > 0 => self.buffer.filled,
+                None if self.buffer.filled() > 0 => self.buffer.filled(),
                 None => return Ok(None),
             };
-            let chunk = self.buffer.cut(&self.task.store().chunks, length);
+            let (bytes, digest) = self.buffer.cut(length);
             let permit = self.task.permit(length).await;
-            return Ok(Some(Cut { bytes: chunk, permit }));
+            return Ok(Some(Cut { bytes, digest: Some(digest), permit }));
         }
     }
 
     /// Reads a batch after the buffered bytes.
     async fn fill(&mut self) -> Result<()> {
-        let goal = self.buffer.filled + BATCH_BYTES;
-        while self.buffer.filled < goal {
-            let read = self.reader.read(self.buffer.space(goal)).await;
+        let goal = self.buffer.filled() + BATCH_BYTES;
+        while self.buffer.filled() < goal {
+            let read = self.reader.read(self.buffer.space()).await;
             match read.map_err(|error| self.task.stream_error(error))? {
                 0 => {
                     self.ended = true;
                     break;
                 }
-                read => self.buffer.filled += read,
+                read => self.buffer.add(read),
             }
         }
         Ok(())
@@ -206,23 +206,23 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     /// Scans new bytes with the chunker. Returns the end of the chunk, if it was found.
     fn scan(&mut self) -> Result<Option<usize>> {
         let broken = |why: &'static str| Err(Error::new(ErrorKind::InvalidInput, "cut stream").because(why));
-        let unseen = self.buffer.scanned..self.buffer.filled;
-        if unseen.is_empty() {
-            return Ok(None);
+        while self.buffer.scanned() < self.buffer.filled() {
+            let unscanned = self.buffer.unscanned(self.buffer.filled());
+            let scanned = unscanned.len();
+            match self.chunker.scan(unscanned) {
+                Some(cut) if self.buffer.scanned() + cut > MAX_CHUNK_BYTES => {
+                    return broken("the chunker makes chunks of more than 16 MiB");
+                }
+                Some(cut) if (1..=scanned).contains(&cut) => {
+                    return Ok(Some(self.buffer.scanned() + cut));
+                }
+                Some(_) => return broken("the chunker cuts outside of what it was given"),
+                None => self.buffer.advance(scanned),
+            }
+            if self.buffer.scanned() > MAX_CHUNK_BYTES {
+                return broken("the chunker makes chunks of more than 16 MiB");
+            }
         }
-        match self.chunker.scan(self.buffer.unscanned(unseen.end)) {
-            Some(cut) if unseen.start + cut > MAX_CHUNK_BYTES => {
-                broken("the chunker makes chunks of more than 16 MiB")
-            }
-            Some(cut) if (1..=unseen.len()).contains(&cut) => Ok(Some(unseen.start + cut)),
-            Some(_) => broken("the chunker cuts outside of what it was given"),
-            None if self.buffer.filled > MAX_CHUNK_BYTES => {
-                broken("the chunker makes chunks of more than 16 MiB")
-            }
-            None => {
-                self.buffer.scanned = self.buffer.filled;
-                Ok(None)
-            }
-        }
+        Ok(None)
     }
 }

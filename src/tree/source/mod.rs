@@ -158,6 +158,15 @@ impl fmt::Debug for FileContents {
 
 /// A stream of the contents of a file, which may find a problem by its end.
 pub trait SourceStream: AsyncRead + Send + Unpin {
+    /// The next bytes of the stream, in a buffer that the backup may keep: it then copies none of them. `None`, as by default: the backup reads instead.
+    ///
+    /// # Errors
+    /// As for a read.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let _ = context;
+        Poll::Ready(Ok(None))
+    }
+
     /// The problem of the file, such as [`Problem::Changed`], once all bytes of its size in the listing are read.
     fn problem(&self) -> Option<Problem>;
 }

@@ -3,14 +3,38 @@
 //! The archive gets exactly as many bytes as the listing said, whatever happens to the file meanwhile: a longer file is cut, and zeros
 //! follow where a file ends early or cannot be read.
 
+use std::future::poll_fn;
+use std::io;
+
+use bytes::Bytes;
 use futures::io::AsyncReadExt as _;
 
 use crate::error::Result;
 use crate::store::ArchiveParts;
-use crate::tree::{FileContents, Problem};
+use crate::tree::{FileContents, Problem, SourceStream};
 
 /// A problem of a file, with its cause.
 pub(super) type FileProblem = (Problem, Option<String>);
+
+/// The next bytes of a stream.
+enum Next {
+    /// In a buffer of the stream.
+    Bytes(Bytes),
+    /// So many are in the space of the archive. None: the stream ended.
+    Read(usize),
+}
+
+/// Takes or reads at most `limit` bytes.
+async fn next(parts: &mut ArchiveParts, stream: &mut dyn SourceStream, limit: u64) -> io::Result<Next> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if let Some(mut bytes) = poll_fn(|context| stream.poll_bytes(context)).await? {
+        bytes.truncate(limit);
+        return Ok(Next::Bytes(bytes));
+    }
+    let space = parts.space();
+    let length = limit.min(space.len());
+    Ok(Next::Read(stream.read(&mut space[..length]).await?))
+}
 
 /// Adds the contents of a file, `size` bytes, to an archive.
 pub(super) async fn push(
@@ -29,11 +53,13 @@ pub(super) async fn push(
             let mut written = 0;
             let mut failure = None;
             while written < size {
-                let space = parts.space();
-                let length = usize::try_from(size - written).unwrap_or(usize::MAX).min(space.len());
-                match stream.read(&mut space[..length]).await {
-                    Ok(0) => break,
-                    Ok(read) => {
+                match next(parts, &mut *stream, size - written).await {
+                    Ok(Next::Bytes(bytes)) => {
+                        written += bytes.len() as u64;
+                        parts.push_bytes(bytes).await?;
+                    }
+                    Ok(Next::Read(0)) => break,
+                    Ok(Next::Read(read)) => {
                         parts.filled(read).await?;
                         written += read as u64;
                     }

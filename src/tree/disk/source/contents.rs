@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _};
@@ -19,6 +19,7 @@ use futures::io::AsyncRead;
 use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, pread};
 
+use crate::buffers::{Buffer, Buffers, LARGE_BYTES};
 use crate::pxar::Mtime;
 use crate::rt::Runtime;
 use crate::tree::disk::open;
@@ -31,15 +32,18 @@ const WHOLE_BYTES: u64 = 1 << 20;
 /// Bytes that one job of a stream reads.
 const PART_BYTES: u64 = 1 << 20;
 
+// A read fills the capacity of its buffer.
+const _: () = assert!(PART_BYTES <= LARGE_BYTES as u64, "a larger buffer has room for much more than a part");
+
 /// Number of jobs of a stream at once.
-const JOBS: usize = 3;
+const JOBS: usize = 4;
 
 /// Size and time of a file in its listing.
 pub(super) type Listed = (u64, Mtime);
 
 /// Opens a file with the size and the time of its listing.
 pub(super) fn open(
-    runtime: &Arc<dyn Runtime>,
+    (runtime, buffers): (&Arc<dyn Runtime>, &Arc<Buffers>),
     directory: BorrowedFd<'_>,
     name: &[u8],
     listed: Listed,
@@ -52,14 +56,13 @@ pub(super) fn open(
     let (size, _) = listed;
     let found = Found::new(file, before, listed);
     if size > WHOLE_BYTES {
-        return Ok(FileContents::Stream(Box::new(ReadAhead::new(Arc::clone(runtime), found))));
+        let stream = ReadAhead::new(Arc::clone(runtime), Arc::clone(buffers), found);
+        return Ok(FileContents::Stream(Box::new(stream)));
     }
-    let part = found.read(0..size, Vec::new());
+    let part = found.read(0..size, buffers.take(length_of(&(0..size))));
     let problem = found.closing.get().copied();
     Ok(match part {
-        Part { error: None, is_short: false, bytes, .. } if problem.is_none() => {
-            FileContents::Whole(bytes.into())
-        }
+        Part { error: None, is_short: false, bytes, .. } if problem.is_none() => FileContents::Whole(bytes),
         Part { error: Some(error), bytes, .. } if bytes.is_empty() => return Err(error),
         part => FileContents::Stream(Box::new(Held { part, problem })),
     })
@@ -68,8 +71,8 @@ pub(super) fn open(
 /// Reads a small open file of this status. `None` if it cannot be read as it is listed.
 pub(super) fn unchanged(file: File, before: Status, listed: Listed) -> Option<Bytes> {
     let found = Found::new(file, before, listed);
-    let part = found.read(0..listed.0, Vec::new());
-    (part.error.is_none() && !part.is_short && found.closing.get().is_none()).then(|| part.bytes.into())
+    let part = found.read(0..listed.0, Buffer::default());
+    (part.error.is_none() && !part.is_short && found.closing.get().is_none()).then_some(part.bytes)
 }
 
 /// An open file with what is known about it.
@@ -91,19 +94,18 @@ struct Found {
 /// A part of a file, up to an error.
 #[derive(Default)]
 struct Part {
-    bytes: Vec<u8>,
+    /// Those that the reader has not taken.
+    bytes: Bytes,
     error: Option<io::Error>,
     /// `true` if it has fewer bytes than asked for.
     is_short: bool,
-    /// Number of bytes that the reader has taken.
-    taken: usize,
     /// Number of zeros instead of bytes, for a hole.
     zeros: usize,
 }
 
 impl Part {
     fn is_empty(&self) -> bool {
-        self.taken == self.bytes.len() && self.zeros == 0 && self.error.is_none()
+        self.bytes.is_empty() && self.zeros == 0 && self.error.is_none()
     }
 }
 
@@ -145,10 +147,10 @@ impl Found {
         Self { before, closing: OnceLock::new(), file, has_holes, mtime, size, unread: unread.into() }
     }
 
-    /// Reads a range into an empty buffer. Fewer bytes without an error mean that the file ends.
-    fn read(&self, range: Range<u64>, buffer: Vec<u8>) -> Part {
+    /// Reads a range into a buffer, replacing its contents. Fewer bytes without an error mean that the file ends.
+    fn read(&self, range: Range<u64>, buffer: Buffer) -> Part {
         let part = if self.is_hole(&range) {
-            Part { bytes: buffer, zeros: length_of(&range), ..Part::default() }
+            Part { zeros: length_of(&range), ..Part::default() }
         } else {
             self.read_data(&range, buffer)
         };
@@ -161,8 +163,9 @@ impl Found {
         part
     }
 
-    fn read_data(&self, range: &Range<u64>, mut bytes: Vec<u8>) -> Part {
+    fn read_data(&self, range: &Range<u64>, mut bytes: Buffer) -> Part {
         let length = length_of(range);
+        bytes.clear();
         bytes.reserve_exact(length);
         let mut failed = None;
         while bytes.len() < length {
@@ -177,8 +180,8 @@ impl Found {
             }
         }
         // The capacity may be larger.
-        bytes.truncate(length);
-        Part { error: failed, is_short: bytes.len() < length, bytes, ..Part::default() }
+        let read = bytes.len().min(length);
+        Part { error: failed, is_short: read < length, bytes: bytes.freeze_to(read), ..Part::default() }
     }
 
     /// Returns `true` if a range has no data, and the file does not end in it.
@@ -229,18 +232,18 @@ fn take(part: &mut Part, buffer: &mut [u8]) -> io::Result<usize> {
         part.zeros -= length;
         return Ok(length);
     }
-    let bytes = &part.bytes[part.taken..];
-    if bytes.is_empty() {
+    if part.bytes.is_empty() {
         return part.error.take().map_or(Ok(0), Err);
     }
-    let length = bytes.len().min(buffer.len());
-    buffer[..length].copy_from_slice(&bytes[..length]);
-    part.taken += length;
+    let length = part.bytes.len().min(buffer.len());
+    buffer[..length].copy_from_slice(&part.bytes.split_to(length));
     Ok(length)
 }
 
 /// A large file, of which blocking jobs read the next parts.
 struct ReadAhead {
+    /// Those of parts. Touching fresh memory costs as much as reading into it.
+    buffers: Arc<Buffers>,
     current: Part,
     found: Arc<Found>,
     /// `true` after the last part, or one that ended early.
@@ -249,8 +252,6 @@ struct ReadAhead {
     /// Position of the next job.
     next: u64,
     runtime: Arc<dyn Runtime>,
-    /// Buffers of parts that were taken. Touching fresh memory costs as much as reading into it.
-    spare: Vec<Vec<u8>>,
 }
 
 /// A job that reads a part, or its result.
@@ -260,15 +261,15 @@ enum Job {
 }
 
 impl ReadAhead {
-    fn new(runtime: Arc<dyn Runtime>, found: Found) -> Self {
+    fn new(runtime: Arc<dyn Runtime>, buffers: Arc<Buffers>, found: Found) -> Self {
         Self {
+            buffers,
             current: Part::default(),
             found: Arc::new(found),
             is_over: false,
             jobs: VecDeque::new(),
             next: 0,
             runtime,
-            spare: Vec::new(),
         }
     }
 
@@ -278,8 +279,7 @@ impl ReadAhead {
             let range = self.next..self.found.size.min(self.next + PART_BYTES);
             self.next = range.end;
             let (runtime, found) = (Arc::clone(&self.runtime), Arc::clone(&self.found));
-            let mut buffer = self.spare.pop().unwrap_or_default();
-            buffer.clear();
+            let buffer = self.buffers.take(length_of(&range));
             self.jobs.push_back(Job::Running(Box::pin(async move {
                 let read = runtime.run_blocking("read a file", move || Ok(found.read(range, buffer))).await;
                 let failed =
@@ -295,6 +295,26 @@ impl ReadAhead {
             }
         }
     }
+
+    /// Advances to the next part when the current one is taken.
+    fn poll_current(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.current.is_empty() && !self.is_over {
+            self.poll_jobs(context);
+            match self.jobs.pop_front() {
+                None => self.is_over = true,
+                Some(Job::Done(part)) => {
+                    // Later parts would stand at the wrong position.
+                    self.is_over = part.is_short;
+                    self.current = part;
+                }
+                Some(running) => {
+                    self.jobs.push_front(running);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl AsyncRead for ReadAhead {
@@ -303,27 +323,19 @@ impl AsyncRead for ReadAhead {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        while this.current.is_empty() && !this.is_over {
-            this.poll_jobs(context);
-            match this.jobs.pop_front() {
-                None => this.is_over = true,
-                Some(Job::Done(part)) => {
-                    // Later parts would stand at the wrong position.
-                    this.is_over = part.is_short;
-                    this.spare.push(std::mem::replace(&mut this.current, part).bytes);
-                }
-                Some(running) => {
-                    this.jobs.push_front(running);
-                    return Poll::Pending;
-                }
-            }
-        }
-        Poll::Ready(take(&mut this.current, buffer))
+        ready!(self.poll_current(context));
+        Poll::Ready(take(&mut self.current, buffer))
     }
 }
 
 impl SourceStream for ReadAhead {
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        ready!(self.poll_current(context));
+        // Zeros of a hole, an error and the end are for a read.
+        let is_whole = self.current.zeros == 0 && !self.current.bytes.is_empty();
+        Poll::Ready(Ok(is_whole.then(|| std::mem::take(&mut self.current.bytes))))
+    }
+
     fn problem(&self) -> Option<Problem> {
         self.found.closing.get().copied()
     }
@@ -350,7 +362,7 @@ mod tests {
         let found = Found::new(file.try_clone().unwrap(), before, listed);
         for start in (0..before.size).step_by(usize::try_from(PART_BYTES).unwrap()) {
             let range = start..before.size.min(start + PART_BYTES);
-            let part = found.read(range.clone(), Vec::new());
+            let part = found.read(range.clone(), Buffer::default());
             assert!(part.error.is_none() && !part.is_short);
             if range.contains(&data) {
                 assert_eq!((part.zeros, part.bytes.len()), (0, length_of(&range)));
@@ -363,7 +375,7 @@ mod tests {
         // What is written into a hole is read, and a hole behind the end is none.
         file.write_all_at(b"new", 3 * PART_BYTES).unwrap();
         file.set_len(10 * PART_BYTES).unwrap();
-        assert_eq!(found.read(3 * PART_BYTES..4 * PART_BYTES, Vec::new()).bytes[..3], b"new"[..]);
-        assert!(found.read(12 * PART_BYTES..13 * PART_BYTES, Vec::new()).is_short);
+        assert_eq!(found.read(3 * PART_BYTES..4 * PART_BYTES, Buffer::default()).bytes[..3], b"new"[..]);
+        assert!(found.read(12 * PART_BYTES..13 * PART_BYTES, Buffer::default()).is_short);
     }
 }

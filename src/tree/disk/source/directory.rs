@@ -13,6 +13,7 @@ use super::contents;
 use super::early::{EarlyBudget, EarlyFiles};
 use super::listing::{self, Bar, Name};
 use super::patterns::{Layer, Patterns};
+use crate::buffers::Buffers;
 use crate::pxar::{FileKind, joined};
 use crate::rt::Runtime;
 use crate::tree::disk::open;
@@ -30,6 +31,8 @@ const JOBS: usize = 64;
 /// An open directory. Its clones share the descriptor.
 #[derive(Clone, Debug)]
 pub(super) struct Directory {
+    /// For contents of files.
+    buffers: Arc<Buffers>,
     inner: Arc<Inner>,
     rules: Arc<Rules>,
     runtime: Arc<dyn Runtime>,
@@ -107,14 +110,14 @@ impl Drop for Ancestor {
 
 impl Directory {
     pub(super) fn new(
-        runtime: Arc<dyn Runtime>,
+        (runtime, buffers): (Arc<dyn Runtime>, Arc<Buffers>),
         rules: Arc<Rules>,
         fd: OwnedFd,
         place: Place,
         budget: Arc<EarlyBudget>,
     ) -> Self {
         let inner = Inner { early: EarlyFiles::new(budget), fd, patterns: OnceLock::new(), place };
-        Self { inner: Arc::new(inner), rules, runtime }
+        Self { buffers, inner: Arc::new(inner), rules, runtime }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -208,7 +211,7 @@ impl Directory {
                 let (path, patterns) = (joined(&self.inner.place.path, name), self.patterns().clone());
                 let place = Place { ancestor, findings: Vec::new(), path, patterns };
                 let budget = Arc::clone(self.early().budget());
-                Ok(Box::new(Self::new(self.runtime, self.rules, fd, place, budget)))
+                Ok(Box::new(Self::new((self.runtime, self.buffers), self.rules, fd, place, budget)))
             }
         }
     }
@@ -267,7 +270,9 @@ impl SourceDirectory for Directory {
             return None;
         }
         let (this, name, mtime) = (self.clone(), entry.name.clone(), entry.metadata.stat.mtime);
-        Some(Box::new(move || contents::open(&this.runtime, this.fd(), &name, (size, mtime))))
+        Some(Box::new(move || {
+            contents::open((&this.runtime, &this.buffers), this.fd(), &name, (size, mtime))
+        }))
     }
 }
 

@@ -23,9 +23,13 @@ use self::patterns::Layer;
 use super::metadata::read::{Failure, MetadataReader};
 use super::open;
 use super::status::Status;
+use crate::buffers::Buffers;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::tree::{Excludes, LinkId, Problem, SourceRoot, TreeFinding, TreeSource};
+
+/// Maximum bytes of free buffers for contents of files.
+const BUFFER_BYTES: usize = 16 << 20;
 
 /// A directory of this host as the [source](TreeSource) of a backup.
 ///
@@ -179,7 +183,8 @@ impl DirectorySource {
         let rules = Arc::new(self.rules);
         let patterns = Layer::of_caller(&rules.excludes);
         let place = Place { ancestor: Ancestor::root(status.id), findings, path: Vec::new(), patterns };
-        let directory = Directory::new(self.runtime, rules, root, place, Arc::default());
+        let buffers = Buffers::new(BUFFER_BYTES);
+        let directory = Directory::new((self.runtime, buffers), rules, root, place, Arc::default());
         Ok(SourceRoot { directory: Box::new(directory), metadata })
     }
 }

@@ -1,15 +1,19 @@
 //! Reusable buffers, because touching fresh memory of several megabytes costs as much as filling it.
 
+mod list;
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 
+pub(crate) use self::list::BytesList;
+
 /// Maximum number of free buffers. No more than those in flight are needed.
 const KEPT: usize = 64;
 
-/// Share of all kept bytes, in eighths, above which a buffer is too large to be kept. A third would be the very size of usual chunks and packs,
+/// Share of all kept bytes, in eighths, that is kept of a larger buffer. A third would be the very size of usual chunks and packs,
 /// which are a little longer with their headers.
 const LARGEST_EIGHTHS: usize = 3;
 
@@ -20,8 +24,8 @@ const STEP_BYTES: usize = 64 << 10;
 /// Zeros to extend buffers with.
 static ZEROS: [u8; STEP_BYTES] = [0; STEP_BYTES];
 
-/// Buffers of this length or more have a capacity of [`MAPPED_BYTES`].
-const LARGE_BYTES: usize = 1 << 20;
+/// Larger buffers have a capacity of [`MAPPED_BYTES`].
+pub(crate) const LARGE_BYTES: usize = 1 << 20;
 
 /// glibc maps allocations above 32 MiB and unmaps them on free, while holes in its heap
 /// cost half as much again as the used memory. A mapping uses memory only for touched pages.
@@ -35,6 +39,7 @@ pub(crate) struct Buffers {
     kept_bytes: usize,
 }
 
+#[derive(Default)]
 struct Free {
     /// Number of touched bytes, which is the memory it uses.
     touched: usize,
@@ -51,7 +56,8 @@ pub(crate) fn lengthen(bytes: &mut Vec<u8>, length: usize) {
     }
 }
 
-/// A buffer that returns to its pool when dropped. Its contents are arbitrary.
+/// A buffer that returns to its pool when dropped, if it has one. Its contents are arbitrary.
+#[derive(Default)]
 pub(crate) struct Buffer {
     pool: Weak<Buffers>,
     touched: usize,
@@ -72,23 +78,34 @@ impl Buffers {
         }
         let capacity = capacity.next_multiple_of(STEP_BYTES);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not a much larger one, because a reference to a few bytes keeps all of it alive.
-        let fits =
-            |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
+        // Not a much larger one, because a reference to a few bytes keeps all of it alive. A mapping grows without a copy.
+        let fits = |free: &Free| {
+            let has_room = free.vec.capacity() >= capacity || free.vec.capacity() > LARGE_BYTES;
+            has_room && free.touched <= capacity.saturating_mul(2)
+        };
         let fitting = free.iter().enumerate().filter(|(_, free)| fits(free));
         let nearest = fitting.rev().min_by_key(|(_, free)| free.touched.abs_diff(capacity)).map(|(at, _)| at);
         let found = nearest.map(|at| free.swap_remove(at));
-        let Free { touched, vec } = found.unwrap_or_else(|| {
-            let capacity = if capacity < LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
-            Free { touched: 0, vec: Vec::with_capacity(capacity) }
-        });
+        drop(free);
+        let Free { touched, mut vec } = found.unwrap_or_default();
+        if vec.capacity() < capacity {
+            let capacity = if capacity <= LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
+            vec.reserve_exact(capacity - vec.len());
+        }
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
-    /// Keeps a buffer that is not too large. If there are too many now, the largest ones go: each of them uses the memory of several.
-    fn recycle(&self, buffer: Free) {
-        if buffer.touched > self.kept_bytes / 8 * LARGEST_EIGHTHS {
-            return;
+    /// Keeps a buffer, or the start of a large one. If there are too many now, the largest ones go: each of them uses the memory of several.
+    fn recycle(&self, mut buffer: Free) {
+        let largest = self.kept_bytes / 8 * LARGEST_EIGHTHS;
+        if buffer.touched > largest {
+            if largest <= LARGE_BYTES {
+                return;
+            }
+            // The rest of a mapping is unmapped.
+            buffer.vec.truncate(largest);
+            buffer.vec.shrink_to(largest);
+            buffer.touched = largest;
         }
         let mut gone = Vec::new();
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -203,6 +220,25 @@ mod tests {
         drop(large);
         assert!(pool.take(STEP_BYTES).capacity() < 3 * STEP_BYTES, "much too large ones too");
         assert_eq!(pool.take(3 * STEP_BYTES).len(), 3 * STEP_BYTES);
+    }
+
+    #[test]
+    fn a_large_buffer_is_kept_in_part_and_grows_again() {
+        let pool = Buffers::new(8 << 20);
+        let mut buffer = pool.take(5 << 20);
+        buffer.lengthen(5 << 20);
+        buffer[0] = 7;
+        drop(buffer);
+        let free = |pool: &Buffers| {
+            let free = pool.free.lock().unwrap();
+            free.iter().map(|free| (free.touched, free.vec.capacity())).collect::<Vec<_>>()
+        };
+        assert_eq!(free(&pool), [(3 << 20, 3 << 20)]);
+        let again = pool.take(6 << 20);
+        assert_eq!((again.len(), again[0]), (3 << 20, 7));
+        assert!(again.capacity() >= 6 << 20);
+        drop(again);
+        assert_eq!(free(&pool).len(), 1);
     }
 
     #[test]
