@@ -12,6 +12,7 @@ use crate::format::blob::{
     Blob, BlobDecoder, BlobEncoder, BlobKind, DecodeError, MAX_CHUNK_BYTES, MAX_ENCODED_CHUNK_BYTES,
     PlaintextSize,
 };
+use crate::format::digest::ChunkHasher;
 
 /// Maximum number of bytes that encoding adds to a chunk.
 const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
@@ -122,6 +123,9 @@ impl Codecs {
         let blob = Blob::parse(encoded.clone()).map_err(failed)?;
         let kind = blob.kind();
         if !kind.is_encrypted() {
+            if self.length_if_good(&blob, digest, None) == Some(length) {
+                return Ok(kind);
+            }
             return self.decode(encoded, digest, length, None).map(|_| kind);
         }
         blob.check_crc().map_err(failed)?;
@@ -138,6 +142,9 @@ impl Codecs {
         let blob = Blob::parse(encoded).map_err(failed)?;
         if blob.kind().is_encrypted() {
             return blob.check_crc().map_err(failed);
+        }
+        if self.length_if_good(&blob, digest, None).is_some() {
+            return Ok(());
         }
         let mut decoder = self.decoder();
         let decoded = decode_any(&mut decoder, &blob, MAX_CHUNK_BYTES, None);
@@ -163,8 +170,12 @@ impl Codecs {
             return blob.check_crc().map(|()| Examined::Checksum).map_err(corrupt);
         }
         let good = if key.is_some() { Examined::Authentic } else { Examined::Digest };
-        let mut decoder = self.decoder();
         let length = usize::try_from(length).unwrap_or(usize::MAX);
+        if let Some(actual) = self.length_if_good(&blob, digest, key) {
+            return Ok(if actual == length { good } else { Examined::OtherLength });
+        }
+        // Bad, or not compressed: decoded as for a reader, whose judgement counts.
+        let mut decoder = self.decoder();
         let fitting = if length > MAX_CHUNK_BYTES { None } else { Some(length) };
         let examined = match fitting.map(|length| self.decode_parsed(&mut decoder, &blob, length, key)) {
             Some(Ok(plaintext)) if Digest::of_chunk(&plaintext, key) == digest => Ok(good),
@@ -201,6 +212,17 @@ impl Codecs {
             None => decoder.decode(blob, &mut plaintext, expected)?,
         }
         Ok(plaintext.freeze())
+    }
+
+    /// The length of the contents of a compressed chunk if they have the digest, without keeping them.
+    fn length_if_good(&self, blob: &Blob, digest: Digest, key: Option<&EncryptionKey>) -> Option<usize> {
+        if !blob.kind().is_compressed() {
+            return None;
+        }
+        let (mut decoder, mut hasher) = (self.decoder(), ChunkHasher::default());
+        let length = decoder.decode_parts(blob, key, MAX_CHUNK_BYTES, |part| hasher.update(part));
+        self.keep_decoder(decoder);
+        length.ok().filter(|_| hasher.finish(key) == digest)
     }
 
     fn decoder(&self) -> BlobDecoder {

@@ -12,6 +12,7 @@ use crate::calendar::parse_rfc3339;
 #[cfg(feature = "s3")]
 use crate::error::Result;
 use crate::format::Digest;
+use crate::format::blob::{Blob, BlobDecoder};
 use crate::format::larder::gc_candidates::GcCandidates;
 #[cfg(feature = "s3")]
 use crate::format::larder::lease_record::Record;
@@ -23,6 +24,14 @@ use crate::local::mirror;
 use crate::local::presence::PresenceStore;
 use crate::pxar::Acl;
 use crate::tree::disk::metadata::acl;
+
+/// The plaintext of a compressed blob, decoded in parts.
+pub fn decoded_in_parts(blob: &Blob, limit: usize) -> Option<Vec<u8>> {
+    let mut plaintext = Vec::new();
+    let decoded =
+        BlobDecoder::new().decode_parts(blob, None, limit, |part| plaintext.extend_from_slice(part));
+    decoded.ok().map(|_| plaintext)
+}
 
 /// The list of GC candidates; `None` for an empty one.
 pub fn rewritten_gc_candidates(list: &[u8], epoch: u64) -> Option<Bytes> {

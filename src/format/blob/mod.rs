@@ -13,6 +13,9 @@
 //!
 //! Source: PBS datastore format, data blob.
 
+mod parts;
+mod sealed;
+
 use std::fmt;
 use std::io::{Cursor, Read as _};
 use std::ops::Range;
@@ -20,6 +23,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::parts::PartDecoder;
+use self::sealed::open_into;
 use crate::crypt::{EncryptionKey, NONCE_BYTES};
 
 /// Maximum plaintext of a blob: 128 MiB.
@@ -337,13 +342,14 @@ pub struct BlobDecoder {
     /// A decrypted payload that is still compressed.
     compressed: Vec<u8>,
     decompressor: Option<zstd::bulk::Decompressor<'static>>,
+    parts: Option<PartDecoder>,
 }
 
 impl BlobDecoder {
     /// Creates a decoder.
     #[must_use]
     pub const fn new() -> Self {
-        Self { compressed: Vec::new(), decompressor: None }
+        Self { compressed: Vec::new(), decompressor: None, parts: None }
     }
 
     /// Decodes the plaintext into `out`, replacing its contents. Verifies the checksum first.
@@ -386,21 +392,13 @@ impl BlobDecoder {
         expected: PlaintextSize,
     ) -> Result<(), DecodeError> {
         out.clear();
-        let (iv, tag) = blob.seal().ok_or(DecodeError::NotEncrypted)?;
-        blob.check_crc()?;
-        let payload = blob.bytes.get(ENCRYPTED_HEADER_BYTES..).unwrap_or_default();
         let decrypted = if blob.kind.is_compressed() {
-            let mut compressed = std::mem::take(&mut self.compressed);
-            compressed.clear();
-            compressed.extend_from_slice(payload);
-            let opened = key.open(&iv, &tag, &mut compressed).map_err(|_| DecodeError::Tag);
-            let decrypted = opened.and_then(|()| self.decompress(&compressed, out, expected));
-            self.compressed = compressed;
+            let compressed = self.open(blob, key)?;
+            let decrypted = self.decompress(&compressed, out, expected);
+            self.keep(compressed);
             decrypted
         } else {
-            expected.check(payload.len())?;
-            out.extend_from_slice(payload);
-            key.open(&iv, &tag, out).map_err(|_| DecodeError::Tag)
+            open_into(blob, key, out, expected)
         };
         refused_is_empty(decrypted.and_then(|()| expected.check(out.len())), out)
     }

@@ -174,6 +174,59 @@ fn a_window_beyond_the_limit_is_refused() {
     assert_eq!(decode(&frame(27), PlaintextSize::AtMost(128 << 20)), Ok(vec![7; 1000]));
 }
 
+/// Decodes in parts with a decoder that has failed before.
+fn decode_parts(blob: &[u8], key: Option<&EncryptionKey>, limit: usize) -> Result<Vec<u8>, DecodeError> {
+    let mut decoder = BlobDecoder::new();
+    let half = zstd_blob(&encode(&vec![1; 1 << 20])[12..40]);
+    let half = Blob::parse(half.into()).unwrap();
+    assert_eq!(decoder.decode_parts(&half, None, 1 << 20, |_| {}), Err(DecodeError::Compression));
+    let (blob, mut out) = (Blob::parse(Bytes::copy_from_slice(blob))?, Vec::new());
+    let length = decoder.decode_parts(&blob, key, limit, |part| out.extend_from_slice(part))?;
+    assert_eq!(length, out.len());
+    Ok(out)
+}
+
+#[test]
+fn parts_are_the_plaintext() {
+    let key = golden_key();
+    for length in [0, 1, 1000, 128 << 10, 300_000, 700_001] {
+        let plaintext: Vec<_> = (0..length).map(|at: usize| (at / 7).to_le_bytes()[0]).collect();
+        let blob = zstd_blob(&zstd::bulk::compress(&plaintext, 1).unwrap());
+        assert_eq!(decode_parts(&blob, None, length).as_ref(), Ok(&plaintext));
+        if length > 1000 {
+            let short = decode_parts(&blob, None, length - 1);
+            assert_eq!(short, Err(DecodeError::TooLong { limit: length - 1 }));
+            let (kind, sealed) = encrypt(&plaintext, &key, &NONCE);
+            assert_eq!(kind, BlobKind::EncryptedZstd);
+            assert_eq!(decode_parts(&sealed, Some(&key), length).as_ref(), Ok(&plaintext));
+            assert_eq!(decode_parts(&sealed, None, length), Err(DecodeError::Encrypted));
+            let other = EncryptionKey::from_bytes(&[9; 32]);
+            assert_eq!(decode_parts(&sealed, Some(&other), length), Err(DecodeError::Tag));
+            assert_eq!(decode_parts(&blob, Some(&key), length), Err(DecodeError::NotEncrypted));
+        }
+        let mut damaged = blob.clone();
+        damaged[8] ^= 1;
+        assert!(matches!(decode_parts(&damaged, None, length), Err(DecodeError::Checksum { .. })));
+    }
+}
+
+/// Several frames, and frames that do not say how long they are.
+#[test]
+fn parts_of_any_zstd_stream_are_read_to_its_end() {
+    let mut unsized_frame = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    unsized_frame.write_all(&vec![5; 270_000]).unwrap();
+    let frames = [unsized_frame.finish().unwrap(), zstd::bulk::compress(&[6; 10], 1).unwrap()].concat();
+    let both = [vec![5; 270_000], vec![6; 10]].concat();
+    assert_eq!(decode_parts(&zstd_blob(&frames), None, both.len()), Ok(both));
+    for end in 1..frames.len() {
+        let cut = decode_parts(&zstd_blob(&frames[..end]), None, 300_000);
+        // A cut between the frames leaves one of them.
+        assert!(cut == Err(DecodeError::Compression) || cut == Ok(vec![5; 270_000]), "{end}");
+    }
+    let more = decode_parts(&zstd_blob(&[&frames[..], b"x"].concat()), None, 300_000);
+    assert_eq!(more, Err(DecodeError::Compression));
+}
+
 /// Proves H173.
 #[test]
 fn an_empty_input_is_not_a_blob() {

@@ -11,6 +11,7 @@ use larder::internal::fixed_index::{FixedIndexReader, FixedIndexWriter};
 use larder::internal::index::ChunkEntry;
 use larder::internal::manifest as manifests;
 use larder::internal::packs::{self, Place, Scanned};
+use larder::internal::parsers::decoded_in_parts;
 use sha2::{Digest as _, Sha256};
 
 use super::checksums::{with_checksum, with_crc, with_pack_checksums, with_segment_checksums};
@@ -21,7 +22,7 @@ const SEALED: &[u8] = include_bytes!("../seeds/encrypted_blob/valid");
 /// The most that a blob may grow to.
 const LIMIT: usize = 1 << 20;
 
-/// A blob is refused, or decodes to what its limit allows, by both ways. Its checksum is put right, else no other byte of it
+/// A blob is refused, or decodes to what its limit allows, by all ways. Its checksum is put right, else no other byte of it
 /// would be looked at.
 pub(super) fn blob(input: &[u8]) {
     check_blob(input);
@@ -40,6 +41,9 @@ fn check_blob(input: &[u8]) {
     assert_eq!(decoded.is_ok(), shared.is_ok());
     if let Ok(shared) = shared {
         assert_eq!(shared, out);
+    }
+    if let Some(parts) = decoded_in_parts(&blob, LIMIT) {
+        assert!(decoded.is_ok() && parts == out);
     }
     assert_eq!(blob.into_bytes(), input);
 }

@@ -1,0 +1,91 @@
+//! Plaintext in parts, for checks that keep none of it.
+
+use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
+
+use crate::crypt::EncryptionKey;
+use crate::format::blob::{Blob, BlobDecoder, BlobKind, DecodeError};
+
+/// Bytes of a part. Hashed at once, it is still in the cache of the processor.
+const PART_BYTES: usize = 128 << 10;
+
+/// Log2 of the largest window: 16 MiB, as long as a chunk. That of an encoder with the default level is 512 KiB.
+const WINDOW_LOG_MAX: u32 = 24;
+
+/// A decompressor with the buffer for its parts.
+pub(super) struct PartDecoder {
+    decoder: Decoder<'static>,
+    part: Vec<u8>,
+}
+
+impl BlobDecoder {
+    /// Passes the plaintext of a compressed blob to `sink` in parts, at most `limit` bytes, and returns its length. Verifies the checksum first,
+    /// and then, with a key, the authentication tag.
+    ///
+    /// It refuses some blobs that [`decode`](Self::decode) accepts: those whose window is larger than 16 MiB.
+    ///
+    /// # Errors
+    /// `Checksum`, `Compression`, `Encrypted` without a key, `NotEncrypted`, `Tag`, `TooLong`; `sink` may have had a part by then.
+    pub(crate) fn decode_parts(
+        &mut self,
+        blob: &Blob,
+        key: Option<&EncryptionKey>,
+        limit: usize,
+        sink: impl FnMut(&[u8]),
+    ) -> Result<usize, DecodeError> {
+        match (blob.kind(), key) {
+            (BlobKind::Zstd, None) => {
+                blob.check_crc()?;
+                self.decompress_parts(&blob.payload(), limit, sink)
+            }
+            (BlobKind::EncryptedZstd, Some(key)) => {
+                let compressed = self.open(blob, key)?;
+                let decoded = self.decompress_parts(&compressed, limit, sink);
+                self.keep(compressed);
+                decoded
+            }
+            (BlobKind::EncryptedZstd, None) => Err(DecodeError::Encrypted),
+            (_, Some(_)) => Err(DecodeError::NotEncrypted),
+            (_, None) => Err(DecodeError::Compression),
+        }
+    }
+
+    fn decompress_parts(
+        &mut self,
+        payload: &[u8],
+        limit: usize,
+        mut sink: impl FnMut(&[u8]),
+    ) -> Result<usize, DecodeError> {
+        let failed = |_| DecodeError::Compression;
+        let PartDecoder { decoder, part } = match &mut self.parts {
+            Some(parts) => parts,
+            parts => parts.insert(PartDecoder::new().map_err(failed)?),
+        };
+        decoder.reinit().map_err(failed)?;
+        let mut input = InBuffer::around(payload);
+        // Zero between frames.
+        let (mut length, mut wanted) = (0, 0);
+        loop {
+            let mut output = OutBuffer::around(&mut part[..]);
+            if input.pos() < payload.len() || wanted > 0 {
+                wanted = decoder.run(&mut input, &mut output).map_err(failed)?;
+            }
+            let produced = output.pos();
+            length += produced;
+            if length > limit {
+                return Err(DecodeError::TooLong { limit });
+            }
+            sink(&part[..produced]);
+            if input.pos() == payload.len() && produced < part.len() {
+                return if wanted == 0 { Ok(length) } else { Err(DecodeError::Compression) };
+            }
+        }
+    }
+}
+
+impl PartDecoder {
+    fn new() -> std::io::Result<Self> {
+        let mut decoder = Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        Ok(Self { decoder, part: vec![0; PART_BYTES] })
+    }
+}
