@@ -279,8 +279,10 @@ impl Segment {
             let mut bytes = vec![0; usize::try_from(records).unwrap_or(BLOCK_RECORDS) * RECORD_BYTES];
             self.file.read_exact_at(&mut bytes, start * RECORD_BYTES as u64)?;
             let (records, _) = bytes.as_chunks::<RECORD_BYTES>();
+            let mut previous = None;
             for record in records {
                 let (found, presence) = decode(record)?;
+                check_order(previous.replace(found), found)?;
                 if found == *digest {
                     return Ok(Some(presence));
                 }
@@ -313,15 +315,24 @@ impl Source {
 
     /// Advances to the next record.
     fn advance(&mut self) -> io::Result<()> {
-        self.next = None;
+        let previous = self.next.take().map(|(digest, _)| digest);
         if self.left > 0 {
             let mut record = [0; RECORD_BYTES];
             self.reader.read_exact(&mut record)?;
             self.left -= 1;
-            self.next = Some(decode(&record)?);
+            let (digest, presence) = decode(&record)?;
+            check_order(previous, digest)?;
+            self.next = Some((digest, presence));
         }
         Ok(())
     }
+}
+
+/// # Errors
+/// `InvalidData` unless a digest follows the previous one. A second record of a digest would restore what a newer segment forgot.
+fn check_order(previous: Option<Digest>, digest: Digest) -> io::Result<()> {
+    let is_ordered = previous.is_none_or(|previous| previous < digest);
+    if is_ordered { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Writes a segment from sources, the newest first.

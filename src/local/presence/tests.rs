@@ -130,6 +130,26 @@ fn no_damage_restores_a_removed_record() {
     }
 }
 
+/// As damage that no checksum shows: a merge would take the second record for an older one than that which forgets the chunk.
+#[test]
+fn a_chunk_with_two_records_in_a_segment_stays_forgotten() {
+    let directory = larder_testing::scratch();
+    let store = opened(directory.path(), 2);
+    for number in 0..2 {
+        store.set(digest(number), 7).unwrap();
+    }
+    drop(store);
+    let segment = directory.path().join("segment-0");
+    fs::remove_file(&segment).unwrap();
+    let twice = [(digest(0), Presence::Present(7)); 2];
+    write_segment(&segment, twice.into_iter(), Vec::new(), true).unwrap();
+    let store = opened(directory.path(), 2);
+    store.forget(digest(0)).unwrap();
+    store.set(digest(5), 7).unwrap();
+    assert_eq!(store.state().recent.len(), 0, "a merge");
+    assert_eq!(store.get(&digest(0)), None);
+}
+
 #[test]
 fn records_are_valid_only_under_their_own_stamp() {
     let directory = larder_testing::scratch();
