@@ -40,10 +40,6 @@ impl Chunker for FixedChunker {
     fn max_bytes(&self) -> usize {
         self.chunk_bytes
     }
-
-    fn typical_bytes(&self) -> usize {
-        self.chunk_bytes
-    }
 }
 
 #[cfg(test)]

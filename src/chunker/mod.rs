@@ -35,9 +35,6 @@ pub trait Chunker: fmt::Debug + Send {
 
     /// Maximum bytes of a chunk; at most 16 MiB in a store of PBS.
     fn max_bytes(&self) -> usize;
-
-    /// Typical chunk size in bytes; most chunks are smaller than twice this. Used to size buffers.
-    fn typical_bytes(&self) -> usize;
 }
 
 /// Average chunk size of a catalog in bytes.
@@ -106,14 +103,14 @@ mod tests {
     fn archives_that_clients_of_pbs_write_get_their_chunker() {
         let kind = |name: &str| {
             let chunker = default_of(name);
-            (format!("{chunker:?}").starts_with("Buzhash"), chunker.typical_bytes())
+            (format!("{chunker:?}").starts_with("Buzhash"), chunker.max_bytes())
         };
         for name in ["root.pxar.didx", "root.pxar", "a.b.mpxar.didx", "root.ppxar"] {
-            assert_eq!(kind(name), (true, 4 << 20), "{name}");
+            assert_eq!(kind(name), (true, 16 << 20), "{name}");
         }
-        assert_eq!(kind("catalog.pcat1.didx"), (true, 512 << 10));
+        assert_eq!(kind("catalog.pcat1.didx"), (true, 2 << 20));
         for name in ["root.tar.didx", "pxar", "pxar.didx", "root.pxar.tar"] {
-            assert_eq!(kind(name), (false, 4 << 20), "{name}");
+            assert_eq!(kind(name), (false, 16 << 20), "{name}");
         }
     }
 

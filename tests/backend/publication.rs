@@ -265,10 +265,6 @@ impl Chunker for TooLarge {
     fn max_bytes(&self) -> usize {
         16 * MIB
     }
-
-    fn typical_bytes(&self) -> usize {
-        16 * MIB
-    }
 }
 
 #[test]

@@ -243,10 +243,6 @@ impl Chunker for Cuts {
     fn max_bytes(&self) -> usize {
         16 << 20
     }
-
-    fn typical_bytes(&self) -> usize {
-        64 << 10
-    }
 }
 
 /// Everything of a bucket of PBS that is not encrypted, made again by us.

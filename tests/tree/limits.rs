@@ -125,10 +125,6 @@ impl Chunker for Tiny {
     fn max_bytes(&self) -> usize {
         self.bytes
     }
-
-    fn typical_bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 #[test]

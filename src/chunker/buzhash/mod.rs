@@ -140,10 +140,6 @@ impl Chunker for BuzhashChunker {
     fn max_bytes(&self) -> usize {
         self.max()
     }
-
-    fn typical_bytes(&self) -> usize {
-        self.average
-    }
 }
 
 /// The last 64 sums.

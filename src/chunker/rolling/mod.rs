@@ -133,10 +133,6 @@ impl Chunker for RollingChunker {
     fn max_bytes(&self) -> usize {
         self.max()
     }
-
-    fn typical_bytes(&self) -> usize {
-        self.average
-    }
 }
 
 fn step(hash: u64, byte: u8) -> u64 {
