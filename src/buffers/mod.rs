@@ -13,7 +13,7 @@ pub(crate) use self::list::BytesList;
 /// Maximum number of free buffers. No more than those in flight are needed.
 const KEPT: usize = 64;
 
-/// Share of all kept bytes, in eighths, that is kept of a larger buffer. A third would be the very size of usual chunks and packs,
+/// Share of all kept bytes, in eighths, above which a buffer is too large to be kept. A third would be the very size of usual chunks and packs,
 /// which are a little longer with their headers.
 const LARGEST_EIGHTHS: usize = 3;
 
@@ -39,7 +39,6 @@ pub(crate) struct Buffers {
     kept_bytes: usize,
 }
 
-#[derive(Default)]
 struct Free {
     /// Number of touched bytes, which is the memory it uses.
     touched: usize,
@@ -78,34 +77,23 @@ impl Buffers {
         }
         let capacity = capacity.next_multiple_of(STEP_BYTES);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not a much larger one, because a reference to a few bytes keeps all of it alive. A mapping grows without a copy.
-        let fits = |free: &Free| {
-            let has_room = free.vec.capacity() >= capacity || free.vec.capacity() > LARGE_BYTES;
-            has_room && free.touched <= capacity.saturating_mul(2)
-        };
+        // Not a much larger one, because a reference to a few bytes keeps all of it alive.
+        let fits =
+            |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
         let fitting = free.iter().enumerate().filter(|(_, free)| fits(free));
         let nearest = fitting.rev().min_by_key(|(_, free)| free.touched.abs_diff(capacity)).map(|(at, _)| at);
         let found = nearest.map(|at| free.swap_remove(at));
-        drop(free);
-        let Free { touched, mut vec } = found.unwrap_or_default();
-        if vec.capacity() < capacity {
+        let Free { touched, vec } = found.unwrap_or_else(|| {
             let capacity = if capacity <= LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
-            vec.reserve_exact(capacity - vec.len());
-        }
+            Free { touched: 0, vec: Vec::with_capacity(capacity) }
+        });
         Buffer { pool: Arc::downgrade(self), touched, vec }
     }
 
-    /// Keeps a buffer, or the start of a large one. If there are too many now, the largest ones go: each of them uses the memory of several.
-    fn recycle(&self, mut buffer: Free) {
-        let largest = self.kept_bytes / 8 * LARGEST_EIGHTHS;
-        if buffer.touched > largest {
-            if largest <= LARGE_BYTES {
-                return;
-            }
-            // The rest of a mapping is unmapped.
-            buffer.vec.truncate(largest);
-            buffer.vec.shrink_to(largest);
-            buffer.touched = largest;
+    /// Keeps a buffer that is not too large. If there are too many now, the largest ones go: each of them uses the memory of several.
+    fn recycle(&self, buffer: Free) {
+        if buffer.touched > self.kept_bytes / 8 * LARGEST_EIGHTHS {
+            return;
         }
         let mut gone = Vec::new();
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -220,25 +208,6 @@ mod tests {
         drop(large);
         assert!(pool.take(STEP_BYTES).capacity() < 3 * STEP_BYTES, "much too large ones too");
         assert_eq!(pool.take(3 * STEP_BYTES).len(), 3 * STEP_BYTES);
-    }
-
-    #[test]
-    fn a_large_buffer_is_kept_in_part_and_grows_again() {
-        let pool = Buffers::new(8 << 20);
-        let mut buffer = pool.take(5 << 20);
-        buffer.lengthen(5 << 20);
-        buffer[0] = 7;
-        drop(buffer);
-        let free = |pool: &Buffers| {
-            let free = pool.free.lock().unwrap();
-            free.iter().map(|free| (free.touched, free.vec.capacity())).collect::<Vec<_>>()
-        };
-        assert_eq!(free(&pool), [(3 << 20, 3 << 20)]);
-        let again = pool.take(6 << 20);
-        assert_eq!((again.len(), again[0]), (3 << 20, 7));
-        assert!(again.capacity() >= 6 << 20);
-        drop(again);
-        assert_eq!(free(&pool).len(), 1);
     }
 
     #[test]

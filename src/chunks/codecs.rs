@@ -59,6 +59,10 @@ impl Codecs {
         Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
     }
 
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
+    }
+
     /// A buffer for plaintext.
     pub(crate) fn buffer(&self, capacity: usize) -> Buffer {
         self.buffers.take(capacity + ROOM_BYTES)
@@ -123,7 +127,7 @@ impl Codecs {
         let blob = Blob::parse(encoded.clone()).map_err(failed)?;
         let kind = blob.kind();
         if !kind.is_encrypted() {
-            if self.length_if_good(&blob, digest, None) == Some(length) {
+            if self.length_if_good(&blob, digest, None, length) == Some(length) {
                 return Ok(kind);
             }
             return self.decode(encoded, digest, length, None).map(|_| kind);
@@ -143,7 +147,7 @@ impl Codecs {
         if blob.kind().is_encrypted() {
             return blob.check_crc().map_err(failed);
         }
-        if self.length_if_good(&blob, digest, None).is_some() {
+        if self.length_if_good(&blob, digest, None, MAX_CHUNK_BYTES).is_some() {
             return Ok(());
         }
         let mut decoder = self.decoder();
@@ -171,7 +175,7 @@ impl Codecs {
         }
         let good = if key.is_some() { Examined::Authentic } else { Examined::Digest };
         let length = usize::try_from(length).unwrap_or(usize::MAX);
-        if let Some(actual) = self.length_if_good(&blob, digest, key) {
+        if let Some(actual) = self.length_if_good(&blob, digest, key, MAX_CHUNK_BYTES) {
             return Ok(if actual == length { good } else { Examined::OtherLength });
         }
         // Bad, or not compressed: decoded as for a reader, whose judgement counts.
@@ -214,13 +218,19 @@ impl Codecs {
         Ok(plaintext.freeze())
     }
 
-    /// The length of the contents of a compressed chunk if they have the digest, without keeping them.
-    fn length_if_good(&self, blob: &Blob, digest: Digest, key: Option<&EncryptionKey>) -> Option<usize> {
+    /// The length of the contents of a compressed chunk, at most `limit`, if they have the digest, without keeping them.
+    fn length_if_good(
+        &self,
+        blob: &Blob,
+        digest: Digest,
+        key: Option<&EncryptionKey>,
+        limit: usize,
+    ) -> Option<usize> {
         if !blob.kind().is_compressed() {
             return None;
         }
         let (mut decoder, mut hasher) = (self.decoder(), ChunkHasher::default());
-        let length = decoder.decode_parts(blob, key, MAX_CHUNK_BYTES, |part| hasher.update(part));
+        let length = decoder.decode_parts(blob, key, limit, |part| hasher.update(part));
         self.keep_decoder(decoder);
         length.ok().filter(|_| hasher.finish(key) == digest)
     }

@@ -67,7 +67,7 @@ use bytes::Bytes;
 use futures::lock::Mutex as AsyncMutex;
 
 use crate::backend::Backend;
-use crate::buffers::{Buffer, BytesList};
+use crate::buffers::{Buffer, Buffers, BytesList};
 use crate::chunks::codecs::{Codecs, Seal};
 use crate::chunks::fetch::{Fetcher, Wanted};
 use crate::chunks::gc_candidates::KnownCandidates;
@@ -242,6 +242,11 @@ impl ChunkStore {
         });
         let encode = move || codecs.encode(plaintext, seal.as_ref());
         self.backend.runtime().run_blocking("encode blob", encode).await
+    }
+
+    /// Buffers for plaintext and encoded chunks.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        self.codecs().buffers()
     }
 
     /// A buffer for plaintext.

@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::io::Write as _;
 use std::ops::Range;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,7 @@ use crate::backend::{
     Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery, LockGuard,
     LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PendingMoves, PutMode, Removal, Touched, Version,
 };
+use crate::chunks::codecs::{Codecs, Examined};
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
 use crate::format::blob::BlobKind;
@@ -226,6 +228,21 @@ fn a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
             place.backend.delete(&[Removal::any(Key::Chunk(place.digest))]).await.unwrap().remove(0).unwrap();
         }
     });
+}
+
+/// A good chunk of a foreign encoder, with a window that is too large to be decoded in parts.
+#[test]
+fn a_chunk_with_a_large_window_passes_its_checks() {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(&[7; 1000]).unwrap();
+    let payload = encoder.finish().unwrap();
+    let crc = crc32fast::hash(&payload).to_le_bytes();
+    let encoded = Bytes::from([&BlobKind::Zstd.magic()[..], &crc, &payload].concat());
+    let (codecs, digest) = (Codecs::new(1, 0), Digest::of(&[7; 1000]));
+    assert_eq!(codecs.inspect(encoded.clone(), digest, 1000).unwrap(), BlobKind::Zstd);
+    assert_eq!(codecs.examine(encoded.clone(), digest, 1000, None).unwrap(), Examined::Digest);
+    assert!(codecs.examine(encoded, Digest::of(b"other"), 1000, None).is_err());
 }
 
 /// Proves H162.

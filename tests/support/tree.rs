@@ -242,6 +242,13 @@ impl AsyncRead for MemoryStream {
 }
 
 impl SourceStream for MemoryStream {
+    /// Most parts. No bytes for some, and `None` for others, which are read.
+    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        let left = self.bytes.len();
+        let length = if left.is_multiple_of(5) { 0 } else { left.min(90_001) };
+        Poll::Ready(Ok((!left.is_multiple_of(3) || left == 0).then(|| self.bytes.split_to(length))))
+    }
+
     fn problem(&self) -> Option<Problem> {
         self.problem
     }

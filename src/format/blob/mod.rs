@@ -447,13 +447,17 @@ fn refused_is_empty(decoded: Result<(), DecodeError>, out: &mut Vec<u8>) -> Resu
     decoded.inspect_err(|_| out.clear())
 }
 
+/// Log2 of the largest window of a frame with at most `limit` bytes.
+fn window_log_of(limit: usize) -> u32 {
+    let window_log = limit.checked_next_power_of_two().map_or(u32::MAX, usize::trailing_zeros);
+    window_log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX)
+}
+
 /// Decompresses what does not say how long it will be, and stops beyond the limit.
 fn decompress_unknown(payload: &[u8], out: &mut Vec<u8>, expected: PlaintextSize) -> Result<(), DecodeError> {
     let (PlaintextSize::AtMost(limit) | PlaintextSize::Exactly(limit)) = expected;
     let mut decoder = zstd::Decoder::with_buffer(payload).map_err(|_| DecodeError::Compression)?;
-    let window_log = limit.checked_next_power_of_two().map_or(u32::MAX, usize::trailing_zeros);
-    let window_log = window_log.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
-    decoder.window_log_max(window_log).map_err(|_| DecodeError::Compression)?;
+    decoder.window_log_max(window_log_of(limit)).map_err(|_| DecodeError::Compression)?;
     decoder.take(limit as u64 + 1).read_to_end(out).map_err(|_| DecodeError::Compression)?;
     Ok(())
 }

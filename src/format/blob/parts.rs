@@ -1,15 +1,15 @@
 //! Plaintext in parts, for checks that keep none of it.
+//!
+//! A frame that breaks the format, with offsets beyond its own window, may give other bytes here than to a decoder with all of the plaintext in
+//! memory. No encoder writes one.
 
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::crypt::EncryptionKey;
-use crate::format::blob::{Blob, BlobDecoder, BlobKind, DecodeError};
+use crate::format::blob::{Blob, BlobDecoder, BlobKind, DecodeError, window_log_of};
 
 /// Bytes of a part. Hashed at once, it is still in the cache of the processor.
 const PART_BYTES: usize = 128 << 10;
-
-/// Log2 of the largest window: 16 MiB, as long as a chunk. That of an encoder with the default level is 512 KiB.
-const WINDOW_LOG_MAX: u32 = 24;
 
 /// A decompressor with the buffer for its parts.
 pub(super) struct PartDecoder {
@@ -21,7 +21,7 @@ impl BlobDecoder {
     /// Passes the plaintext of a compressed blob to `sink` in parts, at most `limit` bytes, and returns its length. Verifies the checksum first,
     /// and then, with a key, the authentication tag.
     ///
-    /// It refuses some blobs that [`decode`](Self::decode) accepts: those whose window is larger than 16 MiB.
+    /// It refuses some blobs that [`decode`](Self::decode) accepts: those whose window is much larger than `limit`.
     ///
     /// # Errors
     /// `Checksum`, `Compression`, `Encrypted` without a key, `NotEncrypted`, `Tag`, `TooLong`; `sink` may have had a part by then.
@@ -61,6 +61,7 @@ impl BlobDecoder {
             parts => parts.insert(PartDecoder::new().map_err(failed)?),
         };
         decoder.reinit().map_err(failed)?;
+        decoder.set_parameter(DParameter::WindowLogMax(window_log_of(limit))).map_err(failed)?;
         let mut input = InBuffer::around(payload);
         // Zero between frames.
         let (mut length, mut wanted) = (0, 0);
@@ -84,8 +85,6 @@ impl BlobDecoder {
 
 impl PartDecoder {
     fn new() -> std::io::Result<Self> {
-        let mut decoder = Decoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        Ok(Self { decoder, part: vec![0; PART_BYTES] })
+        Ok(Self { decoder: Decoder::new()?, part: vec![0; PART_BYTES] })
     }
 }

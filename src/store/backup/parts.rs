@@ -7,7 +7,7 @@
 //! | state | left by |
 //! |---|---|
 //! | bytes wait in the buffer | a cut of the chunker, a forced end, an injection, the end |
-//! | a chunk is in flight, in a task of its own: digest → pin → known? → encode → store | its result |
+//! | a chunk is in flight, in a task of its own: digest, which was begun before → pin → known? → encode → store | its result |
 //! | an entry waits for the chunks before it | the last of those |
 //! | the entry is in the index | |
 //!
@@ -193,7 +193,6 @@ impl ArchiveParts {
         if self.buffer.filled() - self.buffer.scanned() >= BATCH_BYTES {
             // The last byte stays unscanned: a boundary may be suggested right after it.
             self.cut(self.buffer.filled() - 1).await?;
-            yield_now().await;
         }
         Ok(())
     }
@@ -266,14 +265,16 @@ impl ArchiveParts {
         let mut up_to = up_to;
         while self.buffer.scanned() < up_to {
             let unscanned = self.buffer.unscanned(up_to);
-            let scanned = unscanned.len();
-            match self.chunker.scan(unscanned) {
-                Some(cut) => {
-                    let length = self.buffer.scanned() + cut;
-                    self.store(length).await?;
-                    up_to -= length;
-                }
-                None => self.buffer.advance(scanned),
+            // A batch takes a tenth of a millisecond.
+            let batch = &unscanned[..unscanned.len().min(BATCH_BYTES)];
+            let scanned = batch.len();
+            if let Some(cut) = self.chunker.scan(batch) {
+                let length = self.buffer.scanned() + cut;
+                self.store(length).await?;
+                up_to -= length;
+            } else {
+                self.buffer.advance(scanned);
+                yield_now().await;
             }
         }
         Ok(())

@@ -158,7 +158,8 @@ impl fmt::Debug for FileContents {
 
 /// A stream of the contents of a file, which may find a problem by its end.
 pub trait SourceStream: AsyncRead + Send + Unpin {
-    /// The next bytes of the stream, in a buffer that the backup may keep: it then copies none of them. `None`, as by default: the backup reads instead.
+    /// The next bytes of the stream, in a buffer of the source: the backup keeps it until the chunks with these bytes are stored, and copies only few
+    /// bytes. `None`, as by default, or no bytes: the backup reads instead, from the same position. It drops bytes beyond the size in the listing.
     ///
     /// # Errors
     /// As for a read.

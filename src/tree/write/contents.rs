@@ -27,7 +27,8 @@ enum Next {
 /// Takes or reads at most `limit` bytes.
 async fn next(parts: &mut ArchiveParts, stream: &mut dyn SourceStream, limit: u64) -> io::Result<Next> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    if let Some(mut bytes) = poll_fn(|context| stream.poll_bytes(context)).await? {
+    let taken = poll_fn(|context| stream.poll_bytes(context)).await?;
+    if let Some(mut bytes) = taken.filter(|bytes| !bytes.is_empty()) {
         bytes.truncate(limit);
         return Ok(Next::Bytes(bytes));
     }
