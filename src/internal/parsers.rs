@@ -25,7 +25,7 @@ use crate::local::presence::PresenceStore;
 use crate::pxar::Acl;
 use crate::tree::disk::metadata::acl;
 
-/// The plaintext of a compressed blob, decoded in parts.
+/// The plaintext of a blob, decoded in parts.
 pub fn decoded_in_parts(blob: &Blob, limit: usize) -> Option<Vec<u8>> {
     let mut plaintext = Vec::new();
     let decoded =

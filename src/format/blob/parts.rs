@@ -6,7 +6,7 @@
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::crypt::EncryptionKey;
-use crate::format::blob::{Blob, BlobDecoder, BlobKind, DecodeError, window_log_of};
+use crate::format::blob::{Blob, BlobDecoder, BlobKind, DecodeError, PlaintextSize, window_log_of};
 
 /// Bytes of a part. Hashed at once, it is still in the cache of the processor.
 const PART_BYTES: usize = 128 << 10;
@@ -18,13 +18,13 @@ pub(super) struct PartDecoder {
 }
 
 impl BlobDecoder {
-    /// Passes the plaintext of a compressed blob to `sink` in parts, at most `limit` bytes, and returns its length. Verifies the checksum first,
-    /// and then, with a key, the authentication tag.
+    /// Passes the plaintext to `sink` in parts, at most `limit` bytes, and returns its length. Verifies the checksum first, and then, with a key,
+    /// the authentication tag.
     ///
     /// It refuses some blobs that [`decode`](Self::decode) accepts: those whose window is much larger than `limit`.
     ///
     /// # Errors
-    /// `Checksum`, `Compression`, `Encrypted` without a key, `NotEncrypted`, `Tag`, `TooLong`; `sink` may have had a part by then.
+    /// `Checksum`, `Compression`, `Encrypted` without a key, `NotEncrypted` with one, `Tag`, `TooLong`; `sink` may have had a part by then.
     pub(crate) fn decode_parts(
         &mut self,
         blob: &Blob,
@@ -32,21 +32,32 @@ impl BlobDecoder {
         limit: usize,
         sink: impl FnMut(&[u8]),
     ) -> Result<usize, DecodeError> {
-        match (blob.kind(), key) {
-            (BlobKind::Zstd, None) => {
-                blob.check_crc()?;
-                self.decompress_parts(&blob.payload(), limit, sink)
+        let Some(key) = key else {
+            if blob.kind().is_encrypted() {
+                return Err(DecodeError::Encrypted);
             }
-            (BlobKind::EncryptedZstd, Some(key)) => {
-                let compressed = self.open(blob, key)?;
-                let decoded = self.decompress_parts(&compressed, limit, sink);
-                self.keep(compressed);
-                decoded
-            }
-            (BlobKind::EncryptedZstd, None) => Err(DecodeError::Encrypted),
-            (_, Some(_)) => Err(DecodeError::NotEncrypted),
-            (_, None) => Err(DecodeError::Compression),
+            blob.check_crc()?;
+            return self.payload_parts(blob.kind(), &blob.payload(), limit, sink);
+        };
+        let payload = self.open(blob, key)?;
+        let decoded = self.payload_parts(blob.kind(), &payload, limit, sink);
+        self.keep(payload);
+        decoded
+    }
+
+    fn payload_parts(
+        &mut self,
+        kind: BlobKind,
+        payload: &[u8],
+        limit: usize,
+        mut sink: impl FnMut(&[u8]),
+    ) -> Result<usize, DecodeError> {
+        if kind.is_compressed() {
+            return self.decompress_parts(payload, limit, sink);
         }
+        PlaintextSize::AtMost(limit).check(payload.len())?;
+        sink(payload);
+        Ok(payload.len())
     }
 
     fn decompress_parts(

@@ -205,10 +205,24 @@ fn parts_are_the_plaintext_up_to_the_limit() {
             assert_eq!(decode_parts(&sealed, Some(&other), length), Err(DecodeError::Tag));
             assert_eq!(decode_parts(&blob, Some(&key), length), Err(DecodeError::NotEncrypted));
         }
+        let mut plain = Vec::new();
+        encode_plain(&plaintext, &mut plain).unwrap();
+        assert_eq!(decode_parts(&plain, None, length).as_ref(), Ok(&plaintext));
         let mut damaged = blob.clone();
         damaged[8] ^= 1;
         assert!(matches!(decode_parts(&damaged, None, length), Err(DecodeError::Checksum { .. })));
     }
+}
+
+#[test]
+fn encrypted_parts_that_are_not_compressed_are_the_plaintext() {
+    let key = golden_key();
+    let plaintext: Vec<_> = (0..300).map(|at: u64| Digest::of(&at.to_le_bytes()).as_bytes()[0]).collect();
+    let (kind, sealed) = encrypt(&plaintext, &key, &NONCE);
+    assert_eq!(kind, BlobKind::Encrypted);
+    assert_eq!(decode_parts(&sealed, Some(&key), 300).as_ref(), Ok(&plaintext));
+    assert_eq!(decode_parts(&sealed, Some(&key), 299), Err(DecodeError::TooLong { limit: 299 }));
+    assert_eq!(decode_parts(&sealed, None, 300), Err(DecodeError::Encrypted));
 }
 
 /// Several frames, and frames that do not say how long they are.

@@ -331,7 +331,8 @@ impl Source {
 /// # Errors
 /// `InvalidData` unless a digest follows the previous one. A second record of a digest would restore what a newer segment forgot.
 fn check_order(previous: Option<Digest>, digest: Digest) -> io::Result<()> {
-    let is_ordered = previous.is_none_or(|previous| previous < digest);
+    let is_ordered =
+        previous.is_none_or(|previous| previous < digest) || mutated!("records-out-of-order-count");
     if is_ordered { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
