@@ -46,7 +46,7 @@ mod tokio_io;
 mod wording;
 
 pub(crate) use backup::parts::ArchiveParts;
-pub(crate) use backup::pipeline::{BaseChoice, Entry as IndexEntry, yield_now};
+pub(crate) use backup::pipeline::{BaseChoice, Entry as IndexEntry, checked_read, yield_now};
 pub(crate) use catalog::delete::{DeleteError, DeleteOutcome, Expected};
 pub(crate) use catalog::list::Listed;
 pub(crate) use control::ExecutionControl;

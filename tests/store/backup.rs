@@ -193,6 +193,32 @@ fn an_image_with_a_missing_range_is_refused() {
     });
 }
 
+/// Bytes of memory that was used before must not get into a backup.
+#[test]
+fn a_reader_that_claims_more_than_it_was_asked_for_is_refused() {
+    struct Lies;
+    impl futures::io::AsyncRead for Lies {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut [u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            std::task::Poll::Ready(Ok(buffer.len() + 1))
+        }
+    }
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let backup = store.backup(&group("vm/1")).begin().await.unwrap();
+            let stream = backup.stream("a.bin", Lies).await.unwrap_err();
+            let image = backup.image("a.img", Lies, CHUNK).chunk_bytes(CHUNK).await.unwrap_err();
+            for error in [stream, image] {
+                assert_eq!(error.kind(), ErrorKind::Stream);
+            }
+        })
+    });
+}
+
 #[test]
 fn an_image_of_another_size_than_declared_is_refused() {
     everywhere(|place| {

@@ -79,8 +79,6 @@ impl ChunkBuffer {
 
     /// Adds the first bytes of the [`space`](Self::space).
     pub(super) fn add(&mut self, length: usize) {
-        // A reader may claim more than there is room for.
-        let length = length.min(BATCH_BYTES - self.opened);
         self.opened += length;
         self.filled += length;
         if self.opened >= BATCH_BYTES {

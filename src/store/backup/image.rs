@@ -16,7 +16,7 @@ use crate::format::index::{IndexReader, IndexWriteError};
 use crate::format::name::{ArchiveKind, ArchiveName};
 use crate::store::backup::dirty_map::DirtyMap;
 use crate::store::backup::file_source::FileSource;
-use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, BaseChoice, Cut, Entry};
+use crate::store::backup::pipeline::{ArchiveTask, BaseArchive, BaseChoice, Cut, Entry, checked_read};
 use crate::store::backup::session::BaseUse;
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
@@ -401,7 +401,8 @@ impl BaseArchive {
 async fn read_full<R: AsyncRead + Unpin>(reader: &mut R, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]).await? {
+        let read = reader.read(&mut buffer[filled..]).await?;
+        match checked_read(read, buffer.len() - filled)? {
             0 => break,
             read => filled += read,
         }

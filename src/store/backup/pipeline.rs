@@ -8,6 +8,7 @@
 //! slot is free. Two limits bound the chunks in flight: their number, and the memory budget of the store, from which a chunk takes a permit
 //! before it enters.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -297,6 +298,13 @@ fn why_unusable(error: Error) -> Result<BaseUse> {
         ErrorKind::WrongKey => Ok(BaseUse::OtherKey),
         _ => Err(error),
     }
+}
+
+/// Number of bytes that a reader has put into a buffer of `room` bytes. A reader that claims more would add what was in memory before.
+pub(crate) fn checked_read(read: usize, room: usize) -> io::Result<usize> {
+    let lie =
+        || io::Error::new(io::ErrorKind::InvalidData, "the reader claims more bytes than it was asked for");
+    if read > room { Err(lie()) } else { Ok(read) }
 }
 
 /// Yields to other tasks of the executor.

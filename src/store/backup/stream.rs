@@ -15,7 +15,7 @@ use crate::format::dynamic_index::DynamicIndexWriter;
 use crate::format::name::ArchiveKind;
 use crate::store::backup::chunk_buffer::{BATCH_BYTES, ChunkBuffer};
 use crate::store::backup::image::index_error;
-use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, yield_now};
+use crate::store::backup::pipeline::{ArchiveTask, BaseChoice, Cut, checked_read, yield_now};
 use crate::store::events::ArchiveEvent;
 use crate::store::{ArchiveSummary, SnapshotReader, SnapshotWriter};
 
@@ -191,7 +191,9 @@ impl<'a, R: AsyncRead + Send + Unpin> Cutter<'a, R> {
     async fn fill(&mut self) -> Result<()> {
         let goal = self.buffer.filled() + BATCH_BYTES;
         while self.buffer.filled() < goal {
-            let read = self.reader.read(self.buffer.space()).await;
+            let space = self.buffer.space();
+            let room = space.len();
+            let read = self.reader.read(space).await.and_then(|read| checked_read(read, room));
             match read.map_err(|error| self.task.stream_error(error))? {
                 0 => {
                     self.ended = true;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::io::AsyncReadExt as _;
 
 use crate::error::Result;
-use crate::store::ArchiveParts;
+use crate::store::{ArchiveParts, checked_read};
 use crate::tree::{FileContents, Problem, SourceStream};
 
 /// A problem of a file, with its cause.
@@ -34,7 +34,8 @@ async fn next(parts: &mut ArchiveParts, stream: &mut dyn SourceStream, limit: u6
     }
     let space = parts.space();
     let length = limit.min(space.len());
-    Ok(Next::Read(stream.read(&mut space[..length]).await?))
+    let read = stream.read(&mut space[..length]).await?;
+    Ok(Next::Read(checked_read(read, length)?))
 }
 
 /// Adds the contents of a file, `size` bytes, to an archive.
