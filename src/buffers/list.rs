@@ -114,7 +114,9 @@ mod tests {
 
     fn list(parts: &[&'static [u8]]) -> BytesList {
         let mut list = BytesList::default();
-        parts.iter().for_each(|part| list.push(Bytes::from_static(part)));
+        for part in parts {
+            list.push(Bytes::from_static(part));
+        }
         list
     }
 
