@@ -13,7 +13,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload, RetryConfig};
 use std::sync::Arc;
 
-/// Cases that fail on OpenStack Swift: of puts that race for one object, it confirms some without storing them, and without an entity tag, which is
+/// Cases that fail on Swift of `OpenStack`: of puts that race for one object, it confirms some without storing them, and without an entity tag, which is
 /// an error for the client.
 const NOT_ON_SWIFT: [&str; 1] = ["atomic"];
 
@@ -73,7 +73,7 @@ fn a_bucket_in_process_conforms() {
     });
 }
 
-/// A server that implements no conditional puts, such as OpenStack Swift, answers 501 to them, and the client repeats the request until it gives up.
+/// A server that implements no conditional puts, such as Swift of `OpenStack`, answers 501 to them, and the client repeats the request until it gives up.
 #[test]
 fn a_bucket_on_the_named_server_conforms() {
     let Some(client) = named() else { return };
