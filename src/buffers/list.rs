@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::buffers::{Buffer, Buffers};
+use crate::buffers::Buffers;
 
 /// Bytes that lie in several buffers, in order. A clone shares them.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +91,7 @@ impl BytesList {
         if self.parts.len() <= 1 {
             return self.parts.pop_front().unwrap_or_default();
         }
-        let mut whole: Buffer = pool.take(self.length + room);
+        let mut whole = pool.take(self.length + room);
         whole.clear();
         for part in self.parts {
             whole.extend_from_slice(&part);

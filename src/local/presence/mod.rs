@@ -328,6 +328,8 @@ impl Source {
     }
 }
 
+/// Checks the order of two records of a segment.
+///
 /// # Errors
 /// `InvalidData` unless a digest follows the previous one. A second record of a digest would restore what a newer segment forgot.
 fn check_order(previous: Option<Digest>, digest: Digest) -> io::Result<()> {

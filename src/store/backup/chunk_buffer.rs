@@ -23,8 +23,6 @@ const HASHED_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct ChunkBuffer {
     digester: Digester,
-    /// Number of bytes of the archive in all buffers.
-    filled: usize,
     /// The bytes before those in `open`.
     full: BytesList,
     /// Number of bytes that the digester has.
@@ -50,7 +48,6 @@ impl ChunkBuffer {
     fn of(runtime: Arc<dyn Runtime>, pool: Arc<Buffers>, key: Option<EncryptionKey>) -> Self {
         Self {
             digester: Digester::new(Arc::clone(&runtime)),
-            filled: 0,
             full: BytesList::default(),
             hashed: 0,
             key,
@@ -64,7 +61,7 @@ impl ChunkBuffer {
 
     /// Number of bytes in it.
     pub(super) fn filled(&self) -> usize {
-        self.filled
+        self.full.len() + self.opened
     }
 
     /// Number of bytes that were scanned without an end of the chunk.
@@ -80,17 +77,15 @@ impl ChunkBuffer {
     /// Adds the first bytes of the [`space`](Self::space).
     pub(super) fn add(&mut self, length: usize) {
         self.opened += length;
-        self.filled += length;
         if self.opened >= BATCH_BYTES {
             self.close();
         }
     }
 
-    /// Adds bytes. Those that fit into the open buffer are copied, so that most of each buffer is used; others are kept.
+    /// Adds bytes. It copies what fits into the open buffer, so that most of each buffer is used, and keeps longer bytes.
     pub(super) fn push(&mut self, mut bytes: Bytes) {
         if bytes.len() >= KEPT_BYTES.max(self.space().len()) {
             self.close();
-            self.filled += bytes.len();
             return self.full.push(bytes);
         }
         while !bytes.is_empty() {
@@ -101,16 +96,16 @@ impl ChunkBuffer {
         }
     }
 
-    /// Bytes before a position that the chunker has not scanned: those of one buffer.
+    /// Bytes before a position that the chunker has not scanned: those of one buffer, at most [`BATCH_BYTES`].
     pub(super) fn unscanned(&self, end: usize) -> &[u8] {
         let bytes = match self.scanned.checked_sub(self.full.len()) {
             Some(at) => &self.open[at..self.opened],
             None => self.full.part_at(self.scanned),
         };
-        &bytes[..bytes.len().min(end.saturating_sub(self.scanned))]
+        &bytes[..bytes.len().min(end.saturating_sub(self.scanned)).min(BATCH_BYTES)]
     }
 
-    /// The chunker has scanned so many more bytes, and found no end.
+    /// Notes that the chunker has scanned `length` more bytes and found no end.
     pub(super) fn advance(&mut self, length: usize) {
         self.scanned += length;
         // Not those of the open buffer, which is still written to.
@@ -130,7 +125,6 @@ impl ChunkBuffer {
         let next = Digester::new(Arc::clone(&self.runtime));
         let digester = std::mem::replace(&mut self.digester, next);
         let digest = digester.finish(chunk.slice(self.hashed..length), self.key.clone());
-        self.filled -= length;
         (self.hashed, self.scanned) = (0, 0);
         (chunk, digest)
     }

@@ -264,9 +264,8 @@ impl ArchiveParts {
     async fn cut(&mut self, up_to: usize) -> Result<()> {
         let mut up_to = up_to;
         while self.buffer.scanned() < up_to {
-            let unscanned = self.buffer.unscanned(up_to);
             // A batch takes a tenth of a millisecond.
-            let batch = &unscanned[..unscanned.len().min(BATCH_BYTES)];
+            let batch = self.buffer.unscanned(up_to);
             let scanned = batch.len();
             if let Some(cut) = self.chunker.scan(batch) {
                 let length = self.buffer.scanned() + cut;

@@ -163,8 +163,7 @@ pub trait SourceStream: AsyncRead + Send + Unpin {
     ///
     /// # Errors
     /// As for a read.
-    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        let _ = context;
+    fn poll_bytes(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         Poll::Ready(Ok(None))
     }
 

@@ -20,7 +20,7 @@ pub(super) type FileProblem = (Problem, Option<String>);
 enum Next {
     /// In a buffer of the stream.
     Bytes(Bytes),
-    /// So many are in the space of the archive. None: the stream ended.
+    /// The number of bytes in the space of the archive; 0 at the end of the stream.
     Read(usize),
 }
 

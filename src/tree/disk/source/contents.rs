@@ -94,7 +94,7 @@ struct Found {
 /// A part of a file, up to an error.
 #[derive(Default)]
 struct Part {
-    /// Those that the reader has not taken.
+    /// The bytes that the reader has not taken.
     bytes: Bytes,
     error: Option<io::Error>,
     /// `true` if it has fewer bytes than asked for.
@@ -242,7 +242,7 @@ fn take(part: &mut Part, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// A large file, of which blocking jobs read the next parts.
 struct ReadAhead {
-    /// Those of parts. Touching fresh memory costs as much as reading into it.
+    /// The buffers of parts. Touching fresh memory costs as much as reading into it.
     buffers: Arc<Buffers>,
     current: Part,
     found: Arc<Found>,
