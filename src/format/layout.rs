@@ -34,7 +34,7 @@ use crate::error::ParseError;
 use crate::format::digest::Digest;
 use crate::format::larder::pack::name::PACKS;
 use crate::format::larder::segment::name::SEGMENTS;
-use crate::format::name::{ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
+use crate::format::name::{ArchiveKind, ArchiveName, BackupType, GroupName, Namespace, SnapshotName};
 use crate::wording::text_as_json;
 
 pub use crate::format::larder::pack::name::{PackName, SessionId};
@@ -177,6 +177,11 @@ impl Key {
     /// The key without its [enclosure](Key::Enclosed).
     pub(crate) fn exposed(&self) -> &Self {
         if let Self::Enclosed(key) = self { key } else { self }
+    }
+
+    /// Returns `true` for an index: an archive that is no blob.
+    pub(crate) fn is_index(&self) -> bool {
+        matches!(self, Self::Archive(_, name) if name.kind() != ArchiveKind::Blob)
     }
 
     /// The prefix of everything in the namespace that this key marks, the marker too; `None` for the key of anything else.

@@ -182,7 +182,7 @@ impl SnapshotFiles<'_> {
     pub(crate) async fn read(&self, key: &Key, copies: Copies) -> Result<Bytes> {
         let limit = match key {
             Key::Manifest(_) => MANIFEST_BYTES,
-            Key::Archive(_, name) if name.kind() != ArchiveKind::Blob => INDEX_BYTES,
+            key if key.is_index() => INDEX_BYTES,
             _ => BLOB_BYTES,
         };
         let backend = match copies {

@@ -23,7 +23,6 @@ use crate::backend::fs::objects::Inner;
 use crate::backend::{LockMode, Orphan, PendingMoves};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::format::name::ArchiveKind;
 use crate::rt::Runtime;
 
 /// Maximum wait for other processes that append or read, as in PBS.
@@ -137,7 +136,8 @@ pub(crate) fn moves_of(lines: &[u8], root: PathBuf) -> io::Result<Moves> {
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let Some(path) = below(&roots, Path::new(OsStr::from_bytes(line)))? else { continue };
         match Key::parse(&path) {
-            Some(key) if names_index(&key) => keys.push(key),
+            // A blob has no chunks, and must not stop a collection.
+            Some(key) if key.exposed().is_index() => keys.push(key),
             _ if path.ends_with(".fidx") || path.ends_with(".didx") => orphans.push(Orphan::new(path)),
             _ => {}
         }
@@ -145,11 +145,6 @@ pub(crate) fn moves_of(lines: &[u8], root: PathBuf) -> io::Result<Moves> {
     keys.dedup();
     orphans.dedup();
     Ok(Moves { keys, orphans })
-}
-
-/// Returns `true` for an index: a blob has no chunks, and must not stop a collection.
-fn names_index(key: &Key) -> bool {
-    matches!(key.exposed(), Key::Archive(_, name) if name.kind() != ArchiveKind::Blob)
 }
 
 /// The path relative to the store, if the path is below one of the names of the store. Lines of other stores are ignored.

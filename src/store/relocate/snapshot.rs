@@ -9,7 +9,7 @@ use crate::chunks::moves::Relocating;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
 use crate::format::manifest::MANIFEST_BYTES;
-use crate::format::name::{ArchiveKind, SnapshotName};
+use crate::format::name::SnapshotName;
 use crate::store::SnapshotInfo;
 use crate::store::catalog::delete::{DeleteError, DeleteOutcome, rest_of, still_held};
 use crate::store::catalog::list::Listed;
@@ -127,7 +127,7 @@ impl Relocator<'_> {
 
     /// Records for collectors the keys at which indexes are about to appear (H8).
     async fn record_moves(&self, files: &[(Key, Key)]) -> Result<Relocating> {
-        let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| is_index(key)).cloned().collect();
+        let indexes: Vec<_> = files.iter().map(|(_, to)| to).filter(|key| key.is_index()).cloned().collect();
         self.inner.chunks.reset_all_gc_candidates().await?;
         let relocating = self.inner.chunks.moves_in_progress().record_moves(&indexes);
         if !mutated!("move-outside-of-the-journal") {
@@ -212,7 +212,7 @@ impl Relocator<'_> {
         let backend = &self.inner.backend;
         let stored = match backend.copy(from, to, backend.capabilities().create_mode()).await {
             Ok(version) => {
-                if is_index(to) {
+                if to.is_index() {
                     self.inner.note_published(to);
                 }
                 Some(Written { key: to.clone(), version })
@@ -386,10 +386,6 @@ impl Relocator<'_> {
         still_held(guards.target.as_ref()).await?;
         self.inner.deletions().still_owned().await
     }
-}
-
-fn is_index(key: &Key) -> bool {
-    matches!(key, Key::Archive(_, name) if name.kind() != ArchiveKind::Blob)
 }
 
 /// Returns `true` if two objects have the same bytes.
