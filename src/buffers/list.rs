@@ -58,16 +58,45 @@ impl BytesList {
         self.parts.iter().map(|part| &part[..])
     }
 
+    /// The parts in order, none of them empty.
+    pub(crate) fn into_parts(self) -> impl Iterator<Item = Bytes> {
+        self.parts.into_iter()
+    }
+
+    /// Copies the bytes from a position into a slice of at most as many.
+    pub(crate) fn copy_to(&self, position: usize, target: &mut [u8]) {
+        let mut filled = 0;
+        while filled < target.len() {
+            let part = self.part_at(position + filled);
+            let length = part.len().min(target.len() - filled);
+            if length == 0 {
+                break;
+            }
+            target[filled..filled + length].copy_from_slice(&part[..length]);
+            filled += length;
+        }
+    }
+
     /// The bytes from a position to the end of their buffer. Empty at the end.
     pub(crate) fn part_at(&self, position: usize) -> &[u8] {
+        self.locate(position).map_or(&[], |(part, start)| &part[start..])
+    }
+
+    /// As [`part_at`](Self::part_at); the bytes are shared.
+    pub(crate) fn shared_at(&self, position: usize) -> Bytes {
+        self.locate(position).map_or_else(Bytes::new, |(part, start)| part.slice(start..))
+    }
+
+    /// The part with the byte at this position, and its place there.
+    fn locate(&self, position: usize) -> Option<(&Bytes, usize)> {
         let mut left = position;
         for part in &self.parts {
-            match part.get(left..) {
-                Some(rest) if !rest.is_empty() => return rest,
-                _ => left -= part.len(),
+            if left < part.len() {
+                return Some((part, left));
             }
+            left -= part.len();
         }
-        &[]
+        None
     }
 
     /// Removes the first `length` bytes, or all if there are fewer, and returns them. A part that contains the end is shared.
@@ -132,6 +161,7 @@ mod tests {
             assert_eq!((rest.len(), rest.iter().count()), (all.len(), 3));
             let from = rest.part_at(at.min(all.len())).to_vec();
             assert!(all[at.min(all.len())..].starts_with(&from) && from.is_empty() == (at >= all.len()));
+            assert_eq!(rest.shared_at(at), from);
             let front = rest.split_to(at);
             let end = at.min(all.len());
             assert_eq!((front.len(), rest.len()), (end, all.len() - end));

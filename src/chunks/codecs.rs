@@ -17,6 +17,9 @@ use crate::format::digest::ChunkHasher;
 /// Maximum number of bytes that encoding adds to a chunk.
 const ROOM_BYTES: usize = MAX_ENCODED_CHUNK_BYTES - MAX_CHUNK_BYTES;
 
+/// Bytes of a buffer for a part of a decoded chunk.
+pub(super) const PART_BYTES: usize = 1 << 20;
+
 /// Key and nonce of a blob that is about to be encrypted.
 #[derive(Debug)]
 pub(crate) struct Seal {
@@ -114,10 +117,62 @@ impl Codecs {
             Blob::parse(encoded).and_then(|blob| self.decode_parsed(&mut decoder, &blob, length, key));
         self.keep_decoder(decoder);
         let plaintext = decoded.map_err(|error| decode_error(error, "decode chunk").on(digest))?;
-        if Digest::of_chunk(&plaintext, key) == digest || mutated!("chunk-contents-are-not-compared") {
+        if is_wanted(Digest::of_chunk(&plaintext, key), digest) {
             return Ok(plaintext);
         }
         Err(other_digest(digest, "decode chunk"))
+    }
+
+    /// As [`decode`](Self::decode), in buffers of [`PART_BYTES`] if it is longer: they fit all chunks, so the pool has few of them.
+    pub(crate) fn decode_list(
+        &self,
+        encoded: &Bytes,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Result<BytesList> {
+        if length > PART_BYTES
+            && let Some(list) = self.list_if_good(encoded.clone(), digest, length, key)
+        {
+            return Ok(list);
+        }
+        // A short one, or bad, or from an encoder with larger windows.
+        self.decode(encoded.clone(), digest, length, key).map(BytesList::from)
+    }
+
+    /// The contents of a chunk if they have the digest and the length.
+    fn list_if_good(
+        &self,
+        encoded: Bytes,
+        digest: Digest,
+        length: usize,
+        key: Option<&EncryptionKey>,
+    ) -> Option<BytesList> {
+        let blob = Blob::parse(encoded).ok()?;
+        let (mut decoder, mut hasher) = (self.decoder(), ChunkHasher::default());
+        let mut list = BytesList::default();
+        let mut open = self.part();
+        let decoded = decoder.decode_parts(&blob, key, length, |mut part| {
+            hasher.update(part);
+            while !part.is_empty() {
+                let (now, later) = part.split_at(part.len().min(PART_BYTES - open.len()));
+                open.extend_from_slice(now);
+                part = later;
+                if open.len() == PART_BYTES {
+                    list.push(std::mem::replace(&mut open, self.part()).freeze());
+                }
+            }
+        });
+        self.keep_decoder(decoder);
+        list.push(open.freeze());
+        (decoded == Ok(length) && is_wanted(hasher.finish(key), digest)).then_some(list)
+    }
+
+    /// An empty buffer for a part of a chunk.
+    fn part(&self) -> Buffer {
+        let mut part = self.buffers.take(PART_BYTES);
+        part.clear();
+        part
     }
 
     /// Checks the stored form of a chunk, as far as possible without a key: a plain one against its digest, an encrypted one
@@ -254,6 +309,11 @@ fn decode_any(
     let mut plaintext = Vec::new();
     decoder.decrypt(blob, key, &mut plaintext, limit)?;
     Ok(plaintext.into())
+}
+
+/// Compares the digest of the contents of a chunk that is read.
+fn is_wanted(found: Digest, wanted: Digest) -> bool {
+    found == wanted || mutated!("chunk-contents-are-not-compared")
 }
 
 fn other_digest(digest: Digest, action: &'static str) -> Error {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 
 use crate::backend::Backend;
+use crate::buffers::BytesList;
 use crate::chunks::CachePolicy;
 use crate::chunks::codecs::Codecs;
 use crate::chunks::presence::Presence;
@@ -18,6 +19,7 @@ use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::packs::PackedBackend;
+use crate::rt::semaphore::Semaphore;
 use crate::trace;
 
 /// Reads chunks for one handle.
@@ -26,6 +28,8 @@ pub(super) struct Fetcher {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) binding: Binding,
     pub(super) codecs: Arc<Codecs>,
+    /// Permits to encode or decode a chunk: one for each processor, and one more for a job that waits for its turn.
+    pub(super) coding: Arc<Semaphore>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
     packs: Option<PackedBackend>,
@@ -43,7 +47,7 @@ pub(super) struct Wanted {
     pub(super) length: usize,
 }
 
-type Flight = BoxFuture<'static, Result<Bytes>>;
+type Flight = BoxFuture<'static, Result<BytesList>>;
 
 impl Fetcher {
     pub(super) fn new(
@@ -55,7 +59,8 @@ impl Fetcher {
     ) -> Self {
         let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
         let binding = Binding::new(identity, &presence);
-        Self { backend, binding, codecs, flights: Mutex::default(), local, packs, presence }
+        let coding = Semaphore::new(backend.runtime().parallelism().get() + 1);
+        Self { backend, binding, codecs, coding, flights: Mutex::default(), local, packs, presence }
     }
 
     /// Joins the read of a chunk in progress, or begins one. It continues while any reader wants it.
@@ -74,7 +79,7 @@ impl Fetcher {
         flight
     }
 
-    async fn read(&self, wanted: &Wanted) -> Result<Bytes> {
+    async fn read(&self, wanted: &Wanted) -> Result<BytesList> {
         let Wanted { cache_policy, digest, ref key, length } = *wanted;
         if let Some(plaintext) = self.read_locally(wanted).await? {
             return Ok(plaintext);
@@ -137,14 +142,14 @@ impl Fetcher {
     }
 
     /// Reads a chunk from the local disk. A damaged copy is removed and counts as a miss (H66).
-    async fn read_locally(&self, wanted: &Wanted) -> Result<Option<Bytes>> {
+    async fn read_locally(&self, wanted: &Wanted) -> Result<Option<BytesList>> {
         let Some(local) = self.local.clone().filter(|local| local.chunks.is_some()) else { return Ok(None) };
         let codecs = Arc::clone(&self.codecs);
         let Wanted { digest, key, length, .. } = wanted.clone();
         let read = move || {
             let Some(cache) = &local.chunks else { return Ok(None) };
             let Some(stored) = cache.get(&digest) else { return Ok(None) };
-            match codecs.decode(stored, digest, length, key.as_ref()) {
+            match codecs.decode_list(&stored, digest, length, key.as_ref()) {
                 Ok(plaintext) => Ok(Some(plaintext)),
                 Err(error) if error.kind() == ErrorKind::KeyRequired => Ok(None),
                 Err(_) => {
@@ -162,7 +167,7 @@ impl Fetcher {
         digest: Digest,
         length: usize,
         key: Option<&EncryptionKey>,
-    ) -> Result<(Bytes, Bytes)> {
+    ) -> Result<(Bytes, BytesList)> {
         // A chunk found bad meanwhile stays a suspect.
         let was_suspect = self.suspects().contains(&digest);
         let mut fetched = self.fetch_copy(digest, length, key).await;
@@ -190,7 +195,7 @@ impl Fetcher {
         digest: Digest,
         length: usize,
         key: Option<&EncryptionKey>,
-    ) -> Result<(Bytes, Bytes)> {
+    ) -> Result<(Bytes, BytesList)> {
         let object = self.backend.get(&Key::Chunk(digest), MAX_ENCODED_CHUNK_BYTES as u64).await?;
         self.decode(object.bytes, digest, length, key).await
     }
@@ -203,7 +208,7 @@ impl Fetcher {
         digest: Digest,
         length: usize,
         key: Option<&EncryptionKey>,
-    ) -> Result<Option<(Bytes, Bytes)>> {
+    ) -> Result<Option<(Bytes, BytesList)>> {
         let copies = packs.readable_copies(&digest).await?;
         if copies.len() < 2 {
             return Ok(None);
@@ -223,10 +228,11 @@ impl Fetcher {
         digest: Digest,
         length: usize,
         key: Option<&EncryptionKey>,
-    ) -> Result<(Bytes, Bytes)> {
+    ) -> Result<(Bytes, BytesList)> {
+        let _permit = self.coding.acquire(1).await;
         let (codecs, key) = (Arc::clone(&self.codecs), key.cloned());
         let decode = move || {
-            let plaintext = codecs.decode(stored.clone(), digest, length, key.as_ref())?;
+            let plaintext = codecs.decode_list(&stored, digest, length, key.as_ref())?;
             Ok((stored, plaintext))
         };
         self.backend.runtime().run_blocking("decode chunk", decode).await

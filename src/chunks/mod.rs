@@ -206,7 +206,7 @@ impl ChunkStore {
         length: u64,
         cache_policy: CachePolicy,
         key: Option<&EncryptionKey>,
-    ) -> Result<Bytes> {
+    ) -> Result<BytesList> {
         let length = checked_length(digest, length)?;
         let wanted = Wanted { cache_policy, digest, key: key.cloned(), length };
         Arc::clone(&self.fetcher).join(wanted).await.map_err(|error| lost(error, digest))
@@ -234,6 +234,7 @@ impl ChunkStore {
 
     /// As [`encode`](Self::encode), of plaintext in several buffers.
     async fn encode_list(&self, plaintext: BytesList, key: Option<&EncryptionKey>) -> Result<Bytes> {
+        let _permit = self.fetcher.coding.acquire(1).await;
         let codecs = Arc::clone(self.codecs());
         let seal = key.map(|key| {
             let mut nonce = [0; NONCE_BYTES];

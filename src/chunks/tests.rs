@@ -15,7 +15,7 @@ use crate::backend::{
     Capabilities, Coordination, Cursor, Deleted, Housekeeping, LeaseTerm, ListPage, ListQuery, LockGuard,
     LockMode, LockScope, MemoryBackend, Object, ObjectInfo, PendingMoves, PutMode, Removal, Touched, Version,
 };
-use crate::chunks::codecs::{Codecs, Examined};
+use crate::chunks::codecs::{Codecs, Examined, PART_BYTES, Seal};
 use crate::chunks::encoded::StoredChunk;
 use crate::chunks::suspects::SuspectList;
 use crate::format::blob::BlobKind;
@@ -232,17 +232,67 @@ fn a_chunk_whose_put_failed_stays_pinned_and_is_not_confirmed() {
 
 /// A good chunk of a foreign encoder, with a window that is too large to be decoded in parts.
 #[test]
-fn a_chunk_with_a_large_window_passes_its_checks() {
-    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
-    encoder.window_log(27).unwrap();
-    encoder.write_all(&[7; 1000]).unwrap();
-    let payload = encoder.finish().unwrap();
-    let crc = crc32fast::hash(&payload).to_le_bytes();
-    let encoded = Bytes::from([&BlobKind::Zstd.magic()[..], &crc, &payload].concat());
-    let (codecs, digest) = (Codecs::new(1, 0), Digest::of(&[7; 1000]));
-    assert_eq!(codecs.inspect(encoded.clone(), digest, 1000).unwrap(), BlobKind::Zstd);
-    assert_eq!(codecs.examine(encoded.clone(), digest, 1000, None).unwrap(), Examined::Digest);
-    assert!(codecs.examine(encoded, Digest::of(b"other"), 1000, None).is_err());
+fn a_chunk_with_a_large_window_passes_its_checks_and_is_read() {
+    for length in [1000, 2 * PART_BYTES] {
+        let plaintext = vec![7; length];
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(&plaintext).unwrap();
+        let payload = encoder.finish().unwrap();
+        let crc = crc32fast::hash(&payload).to_le_bytes();
+        let encoded = Bytes::from([&BlobKind::Zstd.magic()[..], &crc, &payload].concat());
+        let (codecs, digest) = (Codecs::new(1, 0), Digest::of(&plaintext));
+        assert_eq!(codecs.inspect(encoded.clone(), digest, length).unwrap(), BlobKind::Zstd);
+        let expected = length as u64;
+        assert_eq!(codecs.examine(encoded.clone(), digest, expected, None).unwrap(), Examined::Digest);
+        let list = codecs.decode_list(&encoded, digest, length, None).unwrap();
+        assert!(list.iter().collect::<Vec<_>>().concat() == plaintext);
+        assert!(codecs.examine(encoded, Digest::of(b"other"), expected, None).is_err());
+    }
+}
+
+#[test]
+fn a_long_chunk_is_decoded_into_parts_of_one_size() {
+    let codecs = Codecs::new(1, 16 << 20);
+    let any_key = EncryptionKey::from_bytes(&[7; 32]);
+    let mut state = 7_u32;
+    let noise = (0..3 * PART_BYTES + 77).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_le_bytes()[3]
+    });
+    // Contents that cannot be compressed, and others.
+    let contents = [noise.collect::<Vec<_>>(), b"abcdefgh".repeat(3 * PART_BYTES / 8 + 10)];
+    for length in [PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES, 3 * PART_BYTES + 77] {
+        for plaintext in contents.iter().map(|all| all[..length].to_vec()) {
+            for key in [None, Some(&any_key)] {
+                let digest = Digest::of_chunk(&plaintext, key);
+                let seal = key.map(|key| Seal { key: key.clone(), nonce: [3; 16] });
+                let encoded = codecs.encode(Bytes::from(plaintext.clone()).into(), seal.as_ref()).unwrap();
+                let decode =
+                    |encoded: &Bytes, digest, length| codecs.decode_list(encoded, digest, length, key);
+                let list = decode(&encoded, digest, length).unwrap();
+                assert!(list.iter().eq(plaintext.chunks(PART_BYTES)), "{length} bytes");
+                let mut bad = encoded.to_vec();
+                *bad.last_mut().unwrap() ^= 1;
+                for refused in [
+                    decode(&bad.into(), digest, length),
+                    decode(&encoded.slice(..encoded.len() - 1), digest, length),
+                    decode(&encoded, Digest::of(b"other"), length),
+                    decode(&encoded, digest, length - 1),
+                    decode(&encoded, digest, length + 1),
+                ] {
+                    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Corrupt, "{length} bytes");
+                }
+                let (other, expected) = if key.is_some() {
+                    (None, ErrorKind::KeyRequired)
+                } else {
+                    (Some(&any_key), ErrorKind::Corrupt)
+                };
+                let refused = codecs.decode_list(&encoded, digest, length, other).unwrap_err();
+                assert_eq!(refused.kind(), expected);
+            }
+        }
+    }
 }
 
 /// Proves H162.

@@ -247,7 +247,7 @@ impl Reencryption<'_> {
             (chunk.map_err(|error| in_archive(error, wanted.digest, &file.name, from))?, read)
         };
         let (hashed, key) = (plaintext.clone(), self.change.target.clone());
-        let digest = move || Ok(Digest::of_chunk(&hashed, Some(&key)));
+        let digest = move || Ok(Digest::of_parts(hashed.iter(), Some(&key)));
         let digest = target.runtime().run_blocking("digest chunk", digest).await?;
         run.throttle(wanted.length).await?;
         let write = target.write_permit(wanted.length).await;
@@ -259,7 +259,7 @@ impl Reencryption<'_> {
         }
         let put = target
             .chunks()
-            .put(pins, digest, (plaintext.into(), PackClass::of_archive(&file.name)), Provenance::Unknown)
+            .put(pins, digest, (plaintext, PackClass::of_archive(&file.name)), Provenance::Unknown)
             .await?;
         drop((read, write));
         match put {

@@ -215,6 +215,43 @@ fn a_stream_can_continue_after_a_corrupt_chunk() {
     });
 }
 
+/// A chunk of several MiB lies in several buffers.
+#[test]
+fn reads_within_a_long_chunk_are_not_cut_at_its_buffers() {
+    block_on(async {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new(runtime));
+        let store = Datastore::create(backend, Options::default()).await.unwrap();
+        let length = 4 << 20;
+        let mut data = [noise(1, length), vec![0; length], noise(2, 1_500_000)].concat();
+        data[2 << 20..4 << 20].fill(0);
+        let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+        let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
+        image.await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
+        let mut archive = snapshot.archive("disk.img.fidx").await.unwrap();
+        for (offset, wanted) in [(0, length), (1_000_000, 100_000), (3 << 20, length), (2 * length, length)] {
+            let end = (offset + wanted).min((offset / length + 1) * length).min(data.len());
+            let read = archive.read_at(offset as u64, wanted).await.unwrap();
+            assert!(read == data[offset..end], "{wanted} bytes at {offset}");
+            let exact = archive.read_exact_at(offset as u64, end - offset).await.unwrap();
+            assert!(exact == data[offset..end], "exactly");
+        }
+        let mut streamed = Vec::new();
+        archive.read_to_end(&mut streamed).await.unwrap();
+        assert!(streamed == data);
+        let mut writer = WriterTarget::new(Cursor::new(Vec::new()));
+        archive.copy_to(&mut writer).await.unwrap();
+        assert!(writer.into_inner().into_inner() == data);
+        let directory = scratch();
+        let path = directory.path().join("image");
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let mut file = FileTarget::create(runtime, &path).await.unwrap();
+        archive.copy_to(&mut file).await.unwrap();
+        assert!(fs::read(&path).unwrap() == data);
+    });
+}
+
 #[test]
 fn a_failed_restore_leaves_no_file_and_can_be_repeated() {
     let directory = larder_testing::scratch();

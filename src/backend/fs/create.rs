@@ -143,8 +143,8 @@ pub(super) fn on_network(root: &Path) -> bool {
     }
 }
 
-/// Bytes of buffers that are kept for later reads.
-const KEPT_BYTES: usize = 12 << 20;
+/// Bytes of buffers that are kept for later reads: a few of the largest chunks, each until it is decoded.
+const KEPT_BYTES: usize = 24 << 20;
 const CHUNKS: &str = ".chunks";
 /// The name of the file in the lock directory.
 const CREATION_LOCK: &str = "create";

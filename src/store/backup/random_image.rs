@@ -276,7 +276,7 @@ impl ImageWriter {
         })?;
         let Some(mut partial) = self.partial.remove(&offset) else { return Ok(()) };
         for hole in partial.holes() {
-            partial.buffer[hole.clone()].copy_from_slice(&old[hole]);
+            old.copy_to(hole.start, &mut partial.buffer[hole]);
         }
         self.store(offset, partial.buffer.freeze()).await
     }

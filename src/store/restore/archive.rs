@@ -5,6 +5,9 @@
 //! [`RestoreTarget`] ([`ArchiveReader::copy_to`]), with as many chunks in flight as the memory budget allows. All
 //! bytes are checked against the digests in the index.
 //!
+//! [`AsyncRead`]: futures::io::AsyncRead
+//! [`AsyncSeek`]: futures::io::AsyncSeek
+//!
 //! # Damage
 //! A missing or corrupt chunk costs the bytes in it and no others. Each way of reading fails with `Corrupt`,
 //! and the error names the chunk, the archive and the snapshot. A stream stays at the position of the failure:
@@ -12,20 +15,18 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, SeekFrom};
+use std::io;
 use std::ops::Range;
-use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use futures::channel::{mpsc, oneshot};
-use futures::future::{self, BoxFuture, Either, FutureExt as _, TryFutureExt as _};
-use futures::io::{AsyncRead, AsyncSeek};
+use futures::channel::mpsc;
+use futures::future::{self, BoxFuture};
 use futures::sink::SinkExt as _;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use crate::backend::LockGuard;
+use crate::buffers::BytesList;
 use crate::chunker::is_zero;
 use crate::chunks::CachePolicy;
 use crate::crypt::EncryptionKey;
@@ -36,14 +37,10 @@ use crate::format::name::{ArchiveName, SnapshotName};
 use crate::observer::Observer;
 use crate::rt::semaphore::{Permit, Semaphore};
 use crate::store::events::{ArchiveEvent, Events};
-use crate::store::position::after_seek;
 use crate::store::restore::chunk_cache::ChunkCache;
 use crate::store::{RestoreTarget, StoreInner, in_archive};
 use crate::trace;
 use crate::trace::{Facts, Operation, Subject};
-
-/// Maximum bytes of chunks held by a sequential reader.
-const READ_AHEAD_BYTES: u64 = 32 << 20;
 
 /// Maximum bytes of chunks that wait for a late one in a restore.
 const FINISHED_BYTES: u64 = 8 << 20;
@@ -60,9 +57,12 @@ pub struct ArchiveReader {
     /// Number of the first chunk that is not fetched ahead.
     pub(super) ahead_end: usize,
     pub(super) archive: Arc<Archive>,
-    pub(super) current: Option<(usize, Bytes)>,
+    /// The chunk that a stream is in.
+    pub(super) current: Option<(usize, BytesList)>,
     pub(super) cache_policy: CachePolicy,
     pub(super) events: Events,
+    /// `true` if chunks of the stream go into the cache of the archive.
+    pub(super) fills_cache: bool,
     pub(super) position: u64,
     /// `true` if it was read as a stream.
     pub(super) started: bool,
@@ -74,29 +74,27 @@ pub struct ArchiveReader {
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) cache: Mutex<ChunkCache>,
-    /// `true` if streams read through the cache as well.
-    pub(super) caches_streams: bool,
     pub(super) index: IndexReader,
     /// The key of the chunks; `None` if they are plain.
     key: Option<EncryptionKey>,
     #[expect(dead_code, reason = "held, not asked")]
     lock: Arc<dyn LockGuard>,
-    name: ArchiveName,
+    pub(super) name: ArchiveName,
     snapshot: SnapshotName,
-    store: Arc<StoreInner>,
+    pub(super) store: Arc<StoreInner>,
     zeros: Option<(u64, Digest)>,
 }
 
 /// A chunk being fetched.
 pub(super) struct Fetch {
-    future: future::Fuse<BoxFuture<'static, Result<Bytes>>>,
-    number: usize,
-    outcome: Option<Result<Bytes>>,
+    pub(super) future: future::Fuse<BoxFuture<'static, Result<BytesList>>>,
+    pub(super) number: usize,
+    pub(super) outcome: Option<Result<BytesList>>,
 }
 
 /// A piece for a target.
 enum Piece {
-    Data(Bytes),
+    Data(BytesList),
     Hole,
 }
 
@@ -115,8 +113,7 @@ impl ArchiveReader {
             _ => None,
         };
         let (cache, key, ahead_end) = (Mutex::default(), key.cloned(), index.len());
-        let archive =
-            Archive { cache, caches_streams: false, index, key, lock, name, snapshot, store, zeros };
+        let archive = Archive { cache, index, key, lock, name, snapshot, store, zeros };
         Ok(Self {
             ahead: Mutex::default(),
             ahead_end,
@@ -124,6 +121,7 @@ impl ArchiveReader {
             current: None,
             cache_policy: CachePolicy::Bypass,
             events: Events::default(),
+            fills_cache: false,
             position: 0,
             started: false,
             window: 1,
@@ -175,10 +173,11 @@ impl ArchiveReader {
     /// `Corrupt` for a missing or damaged chunk; any failure of the backend.
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
-        let bytes = self.archive.cached(number).await?;
+        let chunk = self.archive.cached(number).await?;
         let range = self.archive.range(number);
-        let start = usize::try_from(offset - range.start).unwrap_or(usize::MAX).min(bytes.len());
-        Ok(bytes.slice(start..bytes.len().min(start.saturating_add(length))))
+        let start = usize::try_from(offset - range.start).unwrap_or(usize::MAX).min(chunk.len());
+        let part = chunk.slice(start..chunk.len().min(start.saturating_add(length)));
+        Ok(part.into_bytes(self.archive.store.chunks.buffers(), 0))
     }
 
     /// Reads exactly `length` bytes at an offset, from as many chunks as it takes. They are all in memory at once.
@@ -245,7 +244,7 @@ impl ArchiveReader {
                 let range = archive.range(number);
                 let size = range.end - range.start;
                 let written = match piece {
-                    Piece::Data(data) => target.write_at(range.start, data).await,
+                    Piece::Data(data) => write_parts(target, range.start, data).await,
                     Piece::Hole => target.write_zeros(range.start, size).await,
                 };
                 self.to_target(written)?;
@@ -264,73 +263,11 @@ impl ArchiveReader {
         written
             .map_err(|error| Error::new(ErrorKind::Stream, "restore").on(&self.archive.name).because(error))
     }
-
-    /// Advances to the chunk at the position.
-    pub(super) fn poll_current(&mut self, context: &mut Context<'_>, number: usize) -> Poll<Result<Bytes>> {
-        if let Some((at, bytes)) = &self.current
-            && *at == number
-        {
-            return Poll::Ready(Ok(bytes.clone()));
-        }
-        let most = self.max_ahead();
-        let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
-        let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(passed) = ahead.iter().position(|fetch| fetch.number == number) {
-            drop(ahead.drain(..passed));
-        } else {
-            ahead.clear();
-            self.window = if in_order { self.window } else { 1 };
-        }
-        let length = |number| {
-            let range = self.archive.range(number);
-            range.end - range.start
-        };
-        let mut ahead_bytes: u64 = ahead.iter().map(|fetch| length(fetch.number)).sum();
-        while ahead.len() < self.window.min(most) {
-            let next = ahead.back().map_or(number, |back| back.number + 1);
-            ahead_bytes += length(next);
-            // Chunks may be longer than the average.
-            if (next >= self.ahead_end || ahead_bytes > READ_AHEAD_BYTES) && next != number {
-                break;
-            }
-            let archive = Arc::clone(&self.archive);
-            let fetch: BoxFuture<'static, _> = if next == number {
-                Box::pin(async move { archive.for_stream(next).await })
-            } else {
-                Box::pin(archive.fetch_ahead(next))
-            };
-            ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
-        }
-        for fetch in ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
-            if let Poll::Ready(outcome) = fetch.future.poll_unpin(context) {
-                fetch.outcome = Some(outcome);
-            }
-        }
-        let Some(fetched) = ahead.front_mut().and_then(|front| front.outcome.take()) else {
-            return Poll::Pending;
-        };
-        ahead.pop_front();
-        let bytes = fetched?;
-        if !std::mem::replace(&mut self.started, true) {
-            let size = Some(self.archive.index.size());
-            self.events.emit(|| ArchiveEvent::ArchiveStarted { archive: self.archive.name.clone(), size });
-        }
-        let size = bytes.len() as u64;
-        self.events.emit(|| ArchiveEvent::ChunkRestored { archive: self.archive.name.clone(), size });
-        self.current = Some((number, bytes.clone()));
-        self.window = (self.window * 2).min(most);
-        Poll::Ready(Ok(bytes))
-    }
-
-    fn max_ahead(&self) -> usize {
-        let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
-        fitting.clamp(1, self.archive.store.in_flight())
-    }
 }
 
 impl Archive {
     /// Average length of a chunk.
-    fn average(&self) -> u64 {
+    pub(super) fn average(&self) -> u64 {
         (self.index.size() / self.index.len().max(1) as u64).max(1)
     }
 
@@ -359,56 +296,50 @@ impl Archive {
         if self.is_hole(number) {
             return Ok((number, Piece::Hole, permit));
         }
-        let bytes = self.fetch(number, cache_policy).await?;
+        let chunk = self.fetch(number, cache_policy).await?;
         // Checking one word of each cache line is cheap, and ends at once for anything but zeros.
-        let piece = if is_zero(&bytes) { Piece::Hole } else { Piece::Data(bytes) };
+        let piece = if chunk.iter().all(is_zero) { Piece::Hole } else { Piece::Data(chunk) };
         Ok((number, piece, permit))
     }
 
-    async fn fetch(&self, number: usize, cache_policy: CachePolicy) -> Result<Bytes> {
+    pub(super) async fn fetch(&self, number: usize, cache_policy: CachePolicy) -> Result<BytesList> {
         let missing = || Error::new(ErrorKind::Internal, "read chunk").on(number);
         let chunk = self.index.chunk(number).ok_or_else(missing)?;
         if self.is_hole(number) {
-            return Ok(Bytes::from(vec![0; usize::try_from(chunk.len).map_err(|_| missing())?]));
+            let zeros = vec![0; usize::try_from(chunk.len).map_err(|_| missing())?];
+            return Ok(Bytes::from(zeros).into());
         }
         let fetched = self.store.chunks.get(chunk.digest, chunk.len, cache_policy, self.key.as_ref()).await;
         fetched.map_err(|error| in_archive(error, chunk.digest, &self.name, &self.snapshot))
     }
 
-    /// As [`fetch`](Self::fetch), but it progresses without being polled, for instance while earlier data is processed. It ends when
-    /// the future is dropped.
-    fn fetch_ahead(self: Arc<Self>, number: usize) -> impl Future<Output = Result<Bytes>> + Send + 'static {
-        let (mut sender, receiver) = oneshot::channel();
-        let runtime = Arc::clone(self.store.backend.runtime());
-        runtime.spawn(Box::pin(async move {
-            let fetched = match future::select(pin!(self.for_stream(number)), sender.cancellation()).await {
-                Either::Left((fetched, _)) => fetched,
-                Either::Right(_) => return,
-            };
-            // The caller may have gone.
-            let _ = sender.send(fetched);
-        }));
-        let vanished = move |_| Err(Error::new(ErrorKind::Internal, "read chunk").on(number));
-        receiver.unwrap_or_else(vanished)
+    pub(super) async fn cached(&self, number: usize) -> Result<BytesList> {
+        if let Some(chunk) = self.find_cached(number) {
+            return Ok(chunk);
+        }
+        let chunk = self.fetch(number, CachePolicy::Populate).await?;
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(number, chunk.clone());
+        Ok(chunk)
     }
 
-    async fn for_stream(&self, number: usize) -> Result<Bytes> {
-        if self.caches_streams {
-            self.cached(number).await
-        } else {
-            self.fetch(number, CachePolicy::Populate).await
-        }
+    pub(super) fn find_cached(&self, number: usize) -> Option<BytesList> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).find(number)
     }
+}
 
-    async fn cached(&self, number: usize) -> Result<Bytes> {
-        let cached = self.cache.lock().unwrap_or_else(PoisonError::into_inner).find(number);
-        if let Some(bytes) = cached {
-            return Ok(bytes);
-        }
-        let bytes = self.fetch(number, CachePolicy::Populate).await?;
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(number, bytes.clone());
-        Ok(bytes)
+/// Writes a chunk at an offset.
+async fn write_parts<T: RestoreTarget + ?Sized>(
+    target: &mut T,
+    offset: u64,
+    chunk: BytesList,
+) -> io::Result<()> {
+    let mut at = offset;
+    for part in chunk.into_parts() {
+        let length = part.len() as u64;
+        target.write_at(at, part).await?;
+        at += length;
     }
+    Ok(())
 }
 
 /// All chunks of an archive in order, several fetched concurrently. Permits are taken in order too. Small chunks that
@@ -437,34 +368,6 @@ fn pieces(
         }
     });
     fetches.buffered(window).boxed()
-}
-
-impl AsyncRead for ArchiveReader {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let position = self.position;
-        let Some(number) = self.archive.index.chunk_at(position) else { return Poll::Ready(Ok(0)) };
-        if buffer.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let bytes = ready!(self.poll_current(context, number)).map_err(io::Error::other)?;
-        let within = position - self.archive.range(number).start;
-        let rest = usize::try_from(within).ok().and_then(|within| bytes.get(within..)).unwrap_or_default();
-        let length = rest.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&rest[..length]);
-        self.position += length as u64;
-        Poll::Ready(Ok(length))
-    }
-}
-
-impl AsyncSeek for ArchiveReader {
-    fn poll_seek(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: SeekFrom) -> Poll<io::Result<u64>> {
-        self.position = after_seek(to, self.position, self.size())?;
-        Poll::Ready(Ok(self.position))
-    }
 }
 
 impl fmt::Debug for ArchiveReader {

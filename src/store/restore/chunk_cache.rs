@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use crate::buffers::BytesList;
 
 /// Minimum number of chunks that a cache keeps.
 const MIN_CHUNKS: usize = 4;
@@ -15,7 +15,7 @@ const MAX_CHUNKS: usize = 1024;
 pub(super) struct ChunkCache {
     bytes: usize,
     /// The least recently used first.
-    chunks: VecDeque<(usize, Bytes)>,
+    chunks: VecDeque<(usize, BytesList)>,
     limit_bytes: usize,
 }
 
@@ -25,14 +25,14 @@ impl ChunkCache {
         Self { limit_bytes, ..Self::default() }
     }
 
-    pub(super) fn find(&mut self, number: usize) -> Option<Bytes> {
+    pub(super) fn find(&mut self, number: usize) -> Option<BytesList> {
         let at = self.chunks.iter().rposition(|(cached, _)| *cached == number)?;
         let found = self.chunks.remove(at)?;
         self.chunks.push_back(found.clone());
         Some(found.1)
     }
 
-    pub(super) fn insert(&mut self, number: usize, bytes: Bytes) {
+    pub(super) fn insert(&mut self, number: usize, bytes: BytesList) {
         // Concurrent readers may insert the same chunk.
         if self.find(number).is_some() {
             return;

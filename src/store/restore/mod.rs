@@ -4,4 +4,5 @@ pub(super) mod archive;
 mod chunk_cache;
 mod share;
 pub(super) mod snapshot;
+mod stream;
 pub(super) mod target;

@@ -16,8 +16,15 @@ impl ArchiveReader {
     pub(crate) fn share_cache(mut self, bytes: usize) -> Self {
         if let Some(archive) = Arc::get_mut(&mut self.archive) {
             archive.cache = Mutex::new(ChunkCache::of_bytes(bytes));
-            archive.caches_streams = true;
+            self.fills_cache = true;
         }
+        self
+    }
+
+    /// Keeps no chunk that this stream has passed: nothing reads it again.
+    #[must_use]
+    pub(crate) fn bypass_cache(mut self) -> Self {
+        self.fills_cache = false;
         self
     }
 
@@ -31,19 +38,20 @@ impl ArchiveReader {
             current: None,
             cache_policy: self.cache_policy,
             events: Events::default(),
+            fills_cache: self.fills_cache,
             position,
             started: false,
             window: 1,
         }
     }
 
-    /// Reads what is left of the chunk at this position, as a part of a stream: the next chunks are fetched ahead. Returns nothing at the end.
-    pub(crate) async fn read_chunk_at(&mut self, position: u64) -> Result<Bytes> {
+    /// Reads bytes of the chunk at this position, as a part of a stream: the next chunks are fetched ahead. Returns nothing at the end.
+    pub(crate) async fn read_part_at(&mut self, position: u64) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(position) else { return Ok(Bytes::new()) };
         self.position = position;
-        let bytes = future::poll_fn(|context| self.poll_current(context, number)).await?;
+        future::poll_fn(|context| self.poll_current(context, number)).await?;
         let within = usize::try_from(position - self.archive.range(number).start).unwrap_or(usize::MAX);
-        Ok(bytes.slice(within.min(bytes.len())..))
+        Ok(self.current.as_ref().map_or_else(Bytes::new, |(_, chunk)| chunk.shared_at(within)))
     }
 
     /// Moves the stream to a position.

@@ -77,7 +77,7 @@ impl TreeFile {
         let Some(rest) = self.size.checked_sub(self.position).filter(|rest| *rest > 0) else {
             return Ok(Bytes::new());
         };
-        let mut bytes = self.reader.read_chunk_at(self.start + self.position).await?;
+        let mut bytes = self.reader.read_part_at(self.start + self.position).await?;
         bytes.truncate(usize::try_from(rest).unwrap_or(usize::MAX));
         self.position += bytes.len() as u64;
         Ok(bytes)

@@ -14,7 +14,7 @@ const HEADER_BYTES: u64 = 16;
 impl Tree {
     /// A reader of the payload stream from its start, with read-ahead; `None` in the unified form.
     pub(in crate::tree) fn payload_in_order(&self) -> Option<ArchiveReader> {
-        self.shared.streams.payload().map(|payload| payload.another(0, payload.size()))
+        self.shared.streams.payload().map(|payload| payload.another(0, payload.size()).bypass_cache())
     }
 
     /// Checks the header of the contents of a file in the payload stream, with a reader in order, and returns the position of its first byte.
@@ -33,7 +33,7 @@ impl Tree {
         let expected = payload_header(size).map_err(|_| fault())?;
         let mut at = 0;
         while at < expected.len() {
-            let found = payload.read_chunk_at(offset + at as u64).await?;
+            let found = payload.read_part_at(offset + at as u64).await?;
             let length = found.len().min(expected.len() - at);
             if length == 0 || found[..length] != expected[at..at + length] {
                 return Err(fault());
@@ -53,6 +53,12 @@ impl Tree {
 }
 
 impl TreeWalk {
+    /// A walk whose caller reads no chunk again that it has passed.
+    pub(in crate::tree) fn once(mut self) -> Self {
+        self.archive = self.archive.bypass_cache();
+        self
+    }
+
     /// Returns the next contents of the file that [`next`](Self::next) yielded last, in the unified form. The caller counts them.
     ///
     /// # Errors
@@ -65,7 +71,7 @@ impl TreeWalk {
                 _ => return Ok(Bytes::new()),
             }
             let position = self.decoder.position();
-            let bytes = self.archive.read_chunk_at(position).await?;
+            let bytes = self.archive.read_part_at(position).await?;
             if bytes.is_empty() {
                 let error = crate::error::Error::new(ErrorKind::Corrupt, "read file");
                 return Err(error.because("the archive ends within its contents"));

@@ -147,7 +147,7 @@ impl TreeWalk {
             return Ok(());
         }
         let goal = self.decoder.waiting() * 2;
-        match self.archive.read_chunk_at(position).await {
+        match self.archive.read_part_at(position).await {
             Ok(bytes) => {
                 self.decoder.feed(bytes);
                 self.fill_up(goal).await
@@ -164,7 +164,7 @@ impl TreeWalk {
     /// Reads more bytes until this number waits, as far as the archive is intact.
     async fn fill_up(&mut self, goal: usize) -> Result<()> {
         while self.decoder.waiting() < goal && self.decoder.position() < self.archive.size() {
-            match self.archive.read_chunk_at(self.decoder.position()).await {
+            match self.archive.read_part_at(self.decoder.position()).await {
                 Ok(bytes) => self.decoder.feed(bytes),
                 // The walk passes it when it needs these bytes.
                 Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(()),

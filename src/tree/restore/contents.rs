@@ -63,7 +63,7 @@ impl Pieces<'_> {
         let mut bytes = match self {
             Self::File(file) => file.next_chunk().await?,
             Self::Payload { payload, position } => {
-                let mut bytes = payload.read_chunk_at(*position).await?;
+                let mut bytes = payload.read_part_at(*position).await?;
                 bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
                 *position += bytes.len() as u64;
                 bytes

@@ -119,7 +119,7 @@ impl<'a> Engine<'a> {
             check_paths(self.tree, &selection).await?;
         }
         let restored = if selection.is_whole() || selection.has_patterns() {
-            let mut walk = self.tree.walk();
+            let mut walk = self.tree.walk().once();
             self.walk(&mut walk, &selection).await
         } else {
             self.paths(&selection).await
@@ -169,7 +169,7 @@ impl<'a> Engine<'a> {
             let entry = self.tree.entry(directory).await?;
             self.enter(entry.path, entry.metadata, Selected::No);
         }
-        let mut walk = self.tree.walk_from(path).await?;
+        let mut walk = self.tree.walk_from(path).await?.once();
         self.walk(&mut walk, selection).await
     }
 

@@ -132,7 +132,7 @@ impl BaseCursor {
         let (before, goal) = (self.decoder.waiting(), self.decoder.waiting() * 2);
         loop {
             // The decoder jumps over tables. The rest of a chunk is fed without copying it, while the next chunks are fetched.
-            let is_fed = match self.reader.read_chunk_at(self.decoder.position()).await {
+            let is_fed = match self.reader.read_part_at(self.decoder.position()).await {
                 Ok(bytes) if bytes.is_empty() => false,
                 Ok(bytes) => {
                     self.decoder.feed(bytes);
