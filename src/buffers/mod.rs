@@ -34,9 +34,18 @@ const MAPPED_BYTES: usize = (32 << 20) + STEP_BYTES;
 /// Free buffers.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    free: Mutex<Vec<Free>>,
     /// Maximum bytes of all free buffers.
     kept_bytes: usize,
+    state: Mutex<State>,
+    /// Maximum bytes of free buffers and buffers in use; the latter alone may have more.
+    total_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    free: Vec<Free>,
+    /// Bytes that the buffers in use were taken for.
+    used: usize,
 }
 
 struct Free {
@@ -60,12 +69,19 @@ pub(crate) fn lengthen(bytes: &mut Vec<u8>, length: usize) {
 pub(crate) struct Buffer {
     pool: Weak<Buffers>,
     touched: usize,
+    /// Bytes that the pool counts for it while it is in use.
+    used: usize,
     vec: Vec<u8>,
 }
 
 impl Buffers {
     pub(crate) fn new(kept_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { free: Mutex::default(), kept_bytes })
+        Self::within(kept_bytes, usize::MAX)
+    }
+
+    /// As [`new`](Self::new), and free buffers go while all buffers have more than `total_bytes`.
+    pub(crate) fn within(kept_bytes: usize, total_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { kept_bytes, state: Mutex::default(), total_bytes })
     }
 
     /// A buffer of any length with at least this capacity, which uses at most twice as much memory: the free
@@ -73,10 +89,11 @@ impl Buffers {
     pub(crate) fn take(self: &Arc<Self>, capacity: usize) -> Buffer {
         if capacity < STEP_BYTES {
             // A small content must not keep a large buffer alive.
-            return Buffer { pool: Weak::new(), touched: 0, vec: Vec::with_capacity(capacity) };
+            return Buffer { pool: Weak::new(), touched: 0, used: 0, vec: Vec::with_capacity(capacity) };
         }
         let capacity = capacity.next_multiple_of(STEP_BYTES);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = &mut state.free;
         // Not a much larger one, because a reference to a few bytes keeps all of it alive.
         let fits =
             |free: &Free| free.vec.capacity() >= capacity && free.touched <= capacity.saturating_mul(2);
@@ -87,26 +104,31 @@ impl Buffers {
             let capacity = if capacity <= LARGE_BYTES { capacity } else { capacity.max(MAPPED_BYTES) };
             Free { touched: 0, vec: Vec::with_capacity(capacity) }
         });
-        Buffer { pool: Arc::downgrade(self), touched, vec }
+        let used = touched.max(capacity);
+        state.used += used;
+        Buffer { pool: Arc::downgrade(self), touched, used, vec }
     }
 
     /// Keeps a buffer that is not too large. If there are too many now, the largest ones go: each of them uses the memory of several.
-    fn recycle(&self, buffer: Free) {
-        if buffer.touched > self.kept_bytes / 8 * LARGEST_EIGHTHS {
+    fn recycle(&self, buffer: Free, used: usize) {
+        let mut gone = Vec::new();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.used -= used;
+        let most = self.kept_bytes.min(self.total_bytes.saturating_sub(state.used));
+        if buffer.vec.capacity() == 0 || buffer.touched > self.kept_bytes / 8 * LARGEST_EIGHTHS {
             return;
         }
-        let mut gone = Vec::new();
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = &mut state.free;
         free.push(buffer);
         let mut held: usize = free.iter().map(|free| free.touched).sum();
-        while free.len() > KEPT || held > self.kept_bytes {
+        while free.len() > KEPT || held > most {
             let largest = free.iter().enumerate().max_by_key(|(_, free)| free.touched).map(|(at, _)| at);
             let Some(at) = largest else { break };
             let largest = free.swap_remove(at);
             held -= largest.touched;
             gone.push(largest);
         }
-        drop(free);
+        drop(state);
         // Memory is returned to the system outside of the lock.
         drop(gone);
     }
@@ -152,11 +174,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.upgrade()
-            && self.vec.capacity() > 0
-        {
+        if let Some(pool) = self.pool.upgrade() {
             let vec = std::mem::take(&mut self.vec);
-            pool.recycle(Free { touched: self.touched.max(vec.len()), vec });
+            pool.recycle(Free { touched: self.touched.max(vec.len()), vec }, self.used);
         }
     }
 }
@@ -198,7 +218,7 @@ mod tests {
         drop(bytes);
         assert_ne!(pool.take(STEP_BYTES).len(), STEP_BYTES);
         drop(part);
-        assert_eq!(pool.free.lock().unwrap().len(), 2);
+        assert_eq!(pool.state.lock().unwrap().free.len(), 2);
         let again = [pool.take(STEP_BYTES), pool.take(STEP_BYTES)];
         assert_eq!(again.iter().map(|buffer| buffer.len()).max(), Some(STEP_BYTES));
         drop(again);
@@ -211,6 +231,28 @@ mod tests {
     }
 
     #[test]
+    fn free_buffers_go_while_those_in_use_need_the_memory() {
+        let pool = Buffers::within(8 * STEP_BYTES, 8 * STEP_BYTES);
+        let take = |steps: usize| {
+            let mut buffer = pool.take(steps * STEP_BYTES);
+            buffer.lengthen(steps * STEP_BYTES);
+            buffer
+        };
+        let free =
+            || pool.state.lock().unwrap().free.iter().map(|free| free.touched / STEP_BYTES).sum::<usize>();
+        let (two, three, six) = (take(2), take(3), take(6));
+        drop(three);
+        assert_eq!(free(), 0, "eight are in use");
+        drop(two);
+        assert_eq!(free(), 2, "six are in use");
+        let mut taken = six;
+        drop(std::mem::take(&mut *taken));
+        drop(taken);
+        drop([take(3), take(3)]);
+        assert_eq!(free(), 8, "none is in use");
+    }
+
+    #[test]
     fn the_pool_keeps_at_most_its_limit_in_the_smallest_buffers() {
         let pool = Buffers::new(8 * STEP_BYTES);
         let buffers = [2, 3, 2, 3, 4].map(|steps| {
@@ -220,7 +262,7 @@ mod tests {
         });
         drop(buffers);
         let mut free: Vec<_> =
-            pool.free.lock().unwrap().iter().map(|free| free.touched / STEP_BYTES).collect();
+            pool.state.lock().unwrap().free.iter().map(|free| free.touched / STEP_BYTES).collect();
         free.sort_unstable();
         assert_eq!(free, [2, 2, 3]);
     }

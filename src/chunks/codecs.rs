@@ -58,7 +58,7 @@ pub(crate) struct Codecs {
 
 impl Codecs {
     pub(crate) fn new(level: i32, kept_bytes: usize) -> Arc<Self> {
-        let buffers = Buffers::new(kept_bytes);
+        let buffers = Buffers::within(kept_bytes, kept_bytes);
         Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
     }
 

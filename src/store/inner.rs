@@ -93,8 +93,8 @@ impl StoreInner {
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
-        // Fewer would touch fresh memory for most chunks, which costs a tenth of a backup.
-        let (level, kept) = (options.compression_level, memory.writers / 8 * 3);
+        // Buffers in use and free ones together. With fewer bytes, more chunks would touch fresh memory, which costs up to a tenth of a backup.
+        let (level, kept) = (options.compression_level, memory.writers / 4 * 3);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks =
             ChunkStore::new((Arc::clone(&backend), uncached), packs.clone(), state, level, kept, uuid);
