@@ -307,6 +307,10 @@ impl larder::store::RestoreTarget for Unflushed {
         self.0.write_at(offset, data).await
     }
 
+    async fn write_vectored_at(&mut self, offset: u64, parts: Vec<bytes::Bytes>) -> std::io::Result<()> {
+        self.0.write_vectored_at(offset, parts).await
+    }
+
     async fn write_zeros(&mut self, offset: u64, length: u64) -> std::io::Result<()> {
         self.0.write_zeros(offset, length).await
     }

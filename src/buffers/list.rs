@@ -59,8 +59,8 @@ impl BytesList {
     }
 
     /// The parts in order, none of them empty.
-    pub(crate) fn into_parts(self) -> impl Iterator<Item = Bytes> {
-        self.parts.into_iter()
+    pub(crate) fn into_parts(self) -> Vec<Bytes> {
+        self.parts.into()
     }
 
     /// Copies the bytes from a position into a slice of at most as many.

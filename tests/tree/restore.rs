@@ -91,6 +91,35 @@ fn a_tree_is_restored_in_both_forms() {
     });
 }
 
+/// Chunks of several MiB lie in several buffers, which are written together.
+#[test]
+fn a_file_in_long_chunks_is_restored_in_both_forms() {
+    block_on(async {
+        let mut contents = noise(3, 12_000_000);
+        contents[700_000..2_900_000].fill(0);
+        let source = MemoryTree::default();
+        source.file("large", contents.clone(), 5);
+        source.file("small", "text", 5);
+        let store = store().await;
+        let backup = store.backup(&crate::write::group()).begin().await.unwrap();
+        backup.tree("split", &source).await.unwrap();
+        backup.tree("unified.pxar", &source).unified().await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
+        let place = tempfile::tempdir().unwrap();
+        for form in ["split", "unified"] {
+            let tree = snapshot.tree(form).await.unwrap();
+            let to = place.path().join(form);
+            let target = create(&to).await;
+            tree.restore(&target).await.unwrap();
+            assert!(fs::read(to.join("large")).unwrap() == contents, "{form}");
+            assert_eq!(fs::read(to.join("small")).unwrap(), b"text");
+            let target = MemoryTarget::default();
+            tree.restore(&target).await.unwrap();
+            assert!(target.entries.into_inner().unwrap().contains_key("large"), "{form}");
+        }
+    });
+}
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

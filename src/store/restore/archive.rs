@@ -225,8 +225,10 @@ impl ArchiveReader {
     async fn copy<T: RestoreTarget + ?Sized>(&self, target: &mut T) -> Result<u64> {
         let archive = &self.archive;
         let in_flight = archive.store.in_flight();
-        let (mut sender, mut receiver) = mpsc::channel(0);
-        let mut pieces = pieces(Arc::clone(archive), in_flight, self.cache_policy);
+        let window = archive.window(in_flight);
+        // While a piece waits for room, the chunks behind it stand still: the channel takes those that arrive during a write.
+        let (mut sender, mut receiver) = mpsc::channel(window / 2);
+        let mut pieces = pieces(Arc::clone(archive), (in_flight, window), self.cache_policy);
         let produce = async move {
             while let Some(piece) = pieces.try_next().await? {
                 if sender.send(piece).await.is_err() {
@@ -244,7 +246,7 @@ impl ArchiveReader {
                 let range = archive.range(number);
                 let size = range.end - range.start;
                 let written = match piece {
-                    Piece::Data(data) => write_parts(target, range.start, data).await,
+                    Piece::Data(data) => target.write_vectored_at(range.start, data.into_parts()).await,
                     Piece::Hole => target.write_zeros(range.start, size).await,
                 };
                 self.to_target(written)?;
@@ -269,6 +271,12 @@ impl Archive {
     /// Average length of a chunk.
     pub(super) fn average(&self) -> u64 {
         (self.index.size() / self.index.len().max(1) as u64).max(1)
+    }
+
+    /// Number of chunks that are begun and not finished.
+    fn window(&self, in_flight: usize) -> usize {
+        let fitting = usize::try_from(FINISHED_BYTES / self.average()).unwrap_or(usize::MAX);
+        fitting.clamp(in_flight, WINDOWS * in_flight)
     }
 
     pub(super) fn range(&self, number: usize) -> Range<u64> {
@@ -327,30 +335,13 @@ impl Archive {
     }
 }
 
-/// Writes a chunk at an offset.
-async fn write_parts<T: RestoreTarget + ?Sized>(
-    target: &mut T,
-    offset: u64,
-    chunk: BytesList,
-) -> io::Result<()> {
-    let mut at = offset;
-    for part in chunk.into_parts() {
-        let length = part.len() as u64;
-        target.write_at(at, part).await?;
-        at += length;
-    }
-    Ok(())
-}
-
 /// All chunks of an archive in order, several fetched concurrently. Permits are taken in order too. Small chunks that
 /// arrive early give their slot to the next.
 fn pieces(
     archive: Arc<Archive>,
-    in_flight: usize,
+    (in_flight, window): (usize, usize),
     cache_policy: CachePolicy,
 ) -> BoxStream<'static, Result<(usize, Piece, Permit)>> {
-    let fitting = usize::try_from(FINISHED_BYTES / archive.average()).unwrap_or(usize::MAX);
-    let window = fitting.clamp(in_flight, WINDOWS * in_flight);
     let permits = stream::unfold((archive, 0), |(archive, number)| async move {
         if number >= archive.index.len() {
             return None;

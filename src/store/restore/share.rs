@@ -54,6 +54,12 @@ impl ArchiveReader {
         Ok(self.current.as_ref().map_or_else(Bytes::new, |(_, chunk)| chunk.shared_at(within)))
     }
 
+    /// Returns `true` if the byte at this position lies in the chunk that the stream is in.
+    pub(crate) fn is_at_hand(&self, position: u64) -> bool {
+        let number = self.archive.index.chunk_at(position);
+        number.is_some() && self.current.as_ref().map(|(at, _)| *at) == number
+    }
+
     /// Moves the stream to a position.
     pub(crate) fn set_position(&mut self, position: u64) {
         self.position = position;

@@ -69,6 +69,11 @@ impl TreeFile {
         Some(range.start.saturating_sub(self.start)..range.end.min(end) - self.start)
     }
 
+    /// Returns `true` if [`next_chunk`](Self::next_chunk) needs no reading.
+    pub(in crate::tree) fn is_at_hand(&self) -> bool {
+        self.reader.is_at_hand(self.start + self.position)
+    }
+
     /// Reads the next bytes of the stream without a copy, up to the end of a chunk; none at the end of the file.
     ///
     /// # Errors

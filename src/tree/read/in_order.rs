@@ -59,6 +59,11 @@ impl TreeWalk {
         self
     }
 
+    /// Returns `true` if [`next_contents`](Self::next_contents) needs no reading.
+    pub(in crate::tree) fn is_at_hand(&self) -> bool {
+        self.archive.is_at_hand(self.decoder.position())
+    }
+
     /// Returns the next contents of the file that [`next`](Self::next) yielded last, in the unified form. The caller counts them.
     ///
     /// # Errors

@@ -74,6 +74,34 @@ impl Pieces<'_> {
         Ok(bytes)
     }
 
+    /// The next bytes as [`next`](Self::next), with those after them that lie in the same chunk and need no reading.
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub(super) async fn next_parts(&mut self, limit: u64) -> Result<Vec<Bytes>> {
+        let first = self.next(limit).await?;
+        let mut rest = limit - first.len() as u64;
+        let mut parts = vec![first];
+        while rest > 0 && self.is_at_hand() {
+            let part = self.next(rest).await?;
+            if part.is_empty() {
+                break;
+            }
+            rest -= part.len() as u64;
+            parts.push(part);
+        }
+        Ok(parts)
+    }
+
+    /// Returns `true` if the next bytes need no reading.
+    fn is_at_hand(&self) -> bool {
+        match self {
+            Self::File(file) => file.is_at_hand(),
+            Self::Payload { payload, position } => payload.is_at_hand(*position),
+            Self::Walk(walk) => walk.is_at_hand(),
+        }
+    }
+
     /// All bytes of a small file; usually a part of a chunk, without a copy.
     ///
     /// # Errors

@@ -99,12 +99,12 @@ impl Engine<'_> {
         let mut writer = created.map_err(WriteError::Target)?;
         let mut rest = file.size;
         while rest > 0 {
-            let bytes = self.wait(pieces.next(rest)).await.map_err(WriteError::Read)?;
-            if bytes.is_empty() {
+            let parts = self.wait(pieces.next_parts(rest)).await.map_err(WriteError::Read)?;
+            let size = parts.iter().map(|part| part.len() as u64).sum();
+            if size == 0 {
                 return Err(WriteError::Read(cut()));
             }
-            let size = bytes.len() as u64;
-            self.wait(writer.write(bytes)).await.map_err(WriteError::Target)?;
+            self.wait(writer.write_vectored(parts)).await.map_err(WriteError::Target)?;
             self.emit(|| TreeRestoreEvent::ContentsRestored { size });
             rest -= size;
         }

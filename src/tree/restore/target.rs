@@ -122,6 +122,17 @@ pub trait TargetFile: Send {
     /// Any; the restore then drops the file.
     async fn write(&mut self, data: Bytes) -> Result<(), TargetError>;
 
+    /// Appends contents that lie in several buffers, one after the other. Default: a [`write`](TargetFile::write) for each.
+    ///
+    /// # Errors
+    /// Any; the restore then drops the file.
+    async fn write_vectored(&mut self, parts: Vec<Bytes>) -> Result<(), TargetError> {
+        for part in parts {
+            self.write(part).await?;
+        }
+        Ok(())
+    }
+
     /// Completes the file and sets its metadata.
     ///
     /// # Errors

@@ -175,7 +175,20 @@ impl RestoreTarget for FileTarget {
     }
 
     async fn write_at(&mut self, offset: u64, data: Bytes) -> io::Result<()> {
-        self.blocking(move |file| file.write_all_at(&data, offset)).await
+        self.write_vectored_at(offset, vec![data]).await
+    }
+
+    async fn write_vectored_at(&mut self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        // One job for all of them: each switch between threads may take as long as the writing.
+        self.blocking(move |file| {
+            let mut at = offset;
+            for part in parts {
+                file.write_all_at(&part, at)?;
+                at += part.len() as u64;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn write_zeros(&mut self, offset: u64, length: u64) -> io::Result<()> {

@@ -32,6 +32,20 @@ pub trait RestoreTarget: Send {
     /// Any error ends the restore.
     async fn write_at(&mut self, offset: u64, data: Bytes) -> io::Result<()>;
 
+    /// Writes bytes that lie in several buffers, one after the other, at an offset. Default: a [`write_at`](RestoreTarget::write_at) for each.
+    ///
+    /// # Errors
+    /// Any error ends the restore.
+    async fn write_vectored_at(&mut self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {
+        let mut at = offset;
+        for part in parts {
+            let length = part.len() as u64;
+            self.write_at(at, part).await?;
+            at += length;
+        }
+        Ok(())
+    }
+
     /// Writes `length` zeros at an offset. An empty target may leave a hole.
     ///
     /// # Errors

@@ -146,11 +146,20 @@ impl LargeFile {
 #[async_trait]
 impl TargetFile for LargeFile {
     async fn write(&mut self, data: Bytes) -> Result<(), TargetError> {
-        let (written, position, mut end) = (Arc::clone(&self.written), self.position, self.end);
-        self.position += data.len() as u64;
+        self.write_vectored(vec![data]).await
+    }
+
+    async fn write_vectored(&mut self, parts: Vec<Bytes>) -> Result<(), TargetError> {
+        let (written, mut position, mut end) = (Arc::clone(&self.written), self.position, self.end);
+        self.position += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        // One job for all of them: each switch between threads may take as long as the writing.
         let write = move |_: &DirectoryTarget, _: &[u8]| {
-            let done = write_with_holes(&written.file, position, &data, &mut end);
-            done.map(|()| end).map_err(TargetError::not_written)
+            for part in parts {
+                write_with_holes(&written.file, position, &part, &mut end)
+                    .map_err(TargetError::not_written)?;
+                position += part.len() as u64;
+            }
+            Ok(end)
         };
         self.end = self.target.run(b"", write).await?;
         Ok(())
