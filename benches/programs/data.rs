@@ -82,6 +82,10 @@ impl Set {
         Ok(())
     }
 
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(crate) fn goal(&self, step: Step) -> Option<f64> {
         if self.is_ours { self.goals.get(step as usize).copied() } else { None }
     }

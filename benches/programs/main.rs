@@ -4,7 +4,7 @@
 //! `restic` and `borg` are measured if they are installed. Each step of each program is a process of its own, larder's too, so that its start and
 //! its memory count. The steps are: a new store (not compared), a first backup, a second one that reads everything again, a restore into a new directory, and a
 //! check of all data. Programs take turns within a round, each round has new stores, and dirty pages are flushed before each step. The sources are in
-//! the page cache. The shortest time, the least CPU time and the largest memory of all rounds count.
+//! the page cache, and as much memory as they take was touched just before the step. The shortest time, the least CPU time and the largest memory of all rounds count.
 //!
 //! All programs compress as they do by default: larder and `restic` with zstd, `borg` with lz4. `restic` and `borg` encrypt; larder is measured with a
 //! key and without. larder has a store that PBS accepts, with all directories; all stores are flushed, no restored file is.
@@ -146,7 +146,7 @@ fn compare_on(set: &Set, programs: &[Program], rounds: usize, scratch: &Path) ->
             let place = tempfile::tempdir_in(scratch)?;
             for step in Step::ALL {
                 let command = program.command(step, &set.path, place.path())?;
-                table.add(number, step, measured::run(&command, place.path())?);
+                table.add(number, step, measured::run(&command, place.path(), set.bytes())?);
             }
             if round == 0 {
                 set.compare(&program.restored(&set.path, place.path()))?;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -28,9 +29,11 @@ pub(crate) struct Cost {
     pub(crate) seconds: f64,
 }
 
-/// Runs a process below another one that measures nothing else, after everything on the filesystem of `place` was flushed.
-pub(crate) fn run(step: &Step, place: &Path) -> Outcome<Cost> {
+/// Runs a process below another one that measures nothing else, after everything on the filesystem of `place` was flushed and memory for `bytes` of
+/// files was touched.
+pub(crate) fn run(step: &Step, place: &Path, bytes: u64) -> Outcome<Cost> {
     rustix::fs::syncfs(File::open(place)?)?;
+    touch_memory(bytes.min(free_bytes() / 2));
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("measure").args(&step.arguments).envs(step.environment.iter().cloned());
     if let Some(directory) = &step.directory {
@@ -44,6 +47,22 @@ pub(crate) fn run(step: &Step, place: &Path) -> Outcome<Cost> {
         return Err(format!("{:?} failed: {why}", step.arguments).into());
     };
     Ok(Cost { cpu_seconds, mib, seconds })
+}
+
+/// Takes memory and gives it back. A virtual machine gets pages from its host when they are first touched, and may have given back those that an
+/// earlier step freed: this takes as long as some steps do, and twice as long in one run as in the next.
+fn touch_memory(bytes: u64) {
+    let mut memory = vec![0_u8; usize::try_from(bytes).unwrap_or(0)];
+    memory.chunks_mut(4096).for_each(|page| page[0] = 1);
+    black_box(memory);
+}
+
+/// Free memory; 0 if it is not known.
+fn free_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 /// Runs a program and prints what it took.
