@@ -368,14 +368,23 @@ fn after_an_injected_crash_no_call_has_an_effect() {
             assert_eq!(faulty.steps(), 2, "what comes after is no step");
             runtime.sleep(Duration::from_millis(10)).await;
             assert_eq!(memory.get(&key, 10).await.unwrap().bytes, "one");
-            // A change that is on its way when the crash comes never arrives.
-            let faulty = FaultBackend::new(memory.clone());
-            faulty.add(Rule::on(Method::Put, Action::Late(Duration::from_millis(2), ErrorKind::Unavailable)));
-            faulty.put(&key, Bytes::from_static(b"late"), PutMode::Replace).await.unwrap_err();
-            faulty.crash_at(1);
-            faulty.head(&key).await.unwrap_err();
-            runtime.sleep(Duration::from_millis(20)).await;
-            assert_eq!(memory.get(&key, 10).await.unwrap().bytes, "one");
+            // A change that is on its way when the crash comes never arrives. On a slow machine it may arrive before the crash: then once more.
+            for delay in [10, 100, 1000, 10_000].map(Duration::from_millis) {
+                let faulty = FaultBackend::new(memory.clone());
+                faulty.add(Rule::on(Method::Put, Action::Late(delay, ErrorKind::Unavailable)));
+                let start = runtime.monotonic();
+                faulty.put(&key, Bytes::from_static(b"late"), PutMode::Replace).await.unwrap_err();
+                faulty.crash_at(1);
+                faulty.head(&key).await.unwrap_err();
+                let is_in_time = runtime.monotonic() < start + delay;
+                runtime.sleep(delay * 2).await;
+                if is_in_time {
+                    assert_eq!(memory.get(&key, 10).await.unwrap().bytes, "one");
+                    return;
+                }
+                memory.put(&key, Bytes::from_static(b"one"), PutMode::Replace).await.unwrap();
+            }
+            panic!("the machine is too slow for any delay");
         })
     });
 }

@@ -467,12 +467,12 @@ fn the_files_of_a_pending_manifest_are_kept() {
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
         let backend: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faulty);
         let store = opened(&backend).await;
-        let late = Action::Late(Duration::from_millis(100), ErrorKind::Unavailable);
+        let late = Action::Late(Duration::from_secs(1), ErrorKind::Unavailable);
         faulty.add(Rule::on(Method::Put, late).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "FNN");
         // Its put is still in doubt.
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "BNN");
-        place.runtime().sleep(Duration::from_millis(500)).await;
+        place.runtime().sleep(Duration::from_millis(1500)).await;
         check_whole(&store, &snapshots, "late").await;
         check_resumed(&store, place.as_ref(), Task::Move, &snapshots, "late").await;
     });
