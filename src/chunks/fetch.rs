@@ -19,7 +19,7 @@ use crate::format::blob::MAX_ENCODED_CHUNK_BYTES;
 use crate::format::layout::Key;
 use crate::local::LocalState;
 use crate::packs::PackedBackend;
-use crate::rt::semaphore::Semaphore;
+use crate::rt::limit::Limit;
 use crate::trace;
 
 /// Reads chunks for one handle.
@@ -28,8 +28,8 @@ pub(super) struct Fetcher {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) binding: Binding,
     pub(super) codecs: Arc<Codecs>,
-    /// Permits to encode or decode a chunk: one for each processor, and one more for a job that waits for its turn.
-    pub(super) coding: Arc<Semaphore>,
+    /// One job for each processor that encodes or decodes a chunk, and one that waits for its turn: more take memory and no less time.
+    pub(super) coding: Arc<Limit>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
     packs: Option<PackedBackend>,
@@ -59,7 +59,7 @@ impl Fetcher {
     ) -> Self {
         let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
         let binding = Binding::new(identity, &presence);
-        let coding = Semaphore::new(backend.runtime().parallelism().get() + 1);
+        let coding = Limit::new(backend.runtime().parallelism().get() + 1);
         Self { backend, binding, codecs, coding, flights: Mutex::default(), local, packs, presence }
     }
 
@@ -229,13 +229,12 @@ impl Fetcher {
         length: usize,
         key: Option<&EncryptionKey>,
     ) -> Result<(Bytes, BytesList)> {
-        let _permit = self.coding.acquire(1).await;
         let (codecs, key) = (Arc::clone(&self.codecs), key.cloned());
         let decode = move || {
             let plaintext = codecs.decode_list(&stored, digest, length, key.as_ref())?;
             Ok((stored, plaintext))
         };
-        self.backend.runtime().run_blocking("decode chunk", decode).await
+        self.coding.run(self.backend.runtime().as_ref(), "decode chunk", decode).await
     }
 
     /// Keeps the stored form of a chunk on the local disk, if there is local state. A failure to keep it is ignored (H63).

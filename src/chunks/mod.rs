@@ -234,7 +234,6 @@ impl ChunkStore {
 
     /// As [`encode`](Self::encode), of plaintext in several buffers.
     async fn encode_list(&self, plaintext: BytesList, key: Option<&EncryptionKey>) -> Result<Bytes> {
-        let _permit = self.fetcher.coding.acquire(1).await;
         let codecs = Arc::clone(self.codecs());
         let seal = key.map(|key| {
             let mut nonce = [0; NONCE_BYTES];
@@ -242,7 +241,7 @@ impl ChunkStore {
             Seal { key: key.clone(), nonce }
         });
         let encode = move || codecs.encode(plaintext, seal.as_ref());
-        self.backend.runtime().run_blocking("encode blob", encode).await
+        self.fetcher.coding.run(self.backend.runtime().as_ref(), "encode blob", encode).await
     }
 
     /// Buffers for plaintext and encoded chunks.

@@ -1,13 +1,16 @@
-//! A limit of concurrent blocking jobs, for runtimes whose own pools have none or a high one.
+//! A limit of concurrent blocking jobs: for runtimes whose own pools have none or a high one, and for jobs that take much memory.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::rt::{BlockingJob, run_job};
+use futures::channel::oneshot;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt::{BlockingJob, Runtime, run_job};
 
 /// Runs a bounded number of jobs at a time, in order of arrival.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     most: usize,
     state: Mutex<State>,
 }
@@ -19,7 +22,7 @@ struct State {
 }
 
 impl Limit {
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default() })
     }
 
@@ -40,6 +43,29 @@ impl Limit {
                 next = place.next();
             }
         })
+    }
+
+    /// As `run_blocking` of a runtime, for a job that waits while the others run. Once polled, the future need not be polled for any of them to go on: a
+    /// caller that stands still holds no slot.
+    pub(crate) async fn run<T, F>(
+        self: &Arc<Self>,
+        runtime: &dyn Runtime,
+        action: &'static str,
+        job: F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> Result<T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job = move || {
+            // A dropped receiver means that the caller no longer wants the answer.
+            let _ = sender.send(job());
+        };
+        if let Some(jobs) = self.admit(Box::new(job)) {
+            runtime.spawn_blocking(Box::new(jobs));
+        }
+        receiver.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, action)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,7 +115,24 @@ impl std::fmt::Debug for State {
 mod tests {
     use std::sync::mpsc;
 
+    use futures::FutureExt as _;
+    use futures::executor::block_on;
+
     use super::*;
+    use crate::rt::ThreadRuntime;
+
+    #[test]
+    fn callers_that_are_not_polled_hold_no_slot() {
+        let (limit, runtime) = (Limit::new(1), ThreadRuntime::new());
+        let run = |answer: u32| limit.run(&runtime, "test", move || Ok(answer));
+        let mut unpolled: Vec<_> = (0..5).map(|answer| Box::pin(run(answer))).collect();
+        for future in &mut unpolled {
+            let _ = future.now_or_never();
+        }
+        assert_eq!(block_on(run(7)).unwrap(), 7, "behind those that nobody polls");
+        drop(unpolled.split_off(2));
+        assert_eq!(block_on(run(8)).unwrap(), 8);
+    }
 
     #[test]
     fn closing_a_pool_drops_its_waiting_jobs() {

@@ -13,8 +13,7 @@
 mod clock;
 pub(crate) mod detached;
 mod eyeballs;
-#[cfg(any(feature = "smol", feature = "tokio"))]
-mod limit;
+pub(crate) mod limit;
 mod rate;
 pub(crate) mod semaphore;
 #[cfg(feature = "testing")]
