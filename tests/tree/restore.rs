@@ -91,6 +91,28 @@ fn a_tree_is_restored_in_both_forms() {
     });
 }
 
+#[test]
+fn a_chunk_with_several_selected_files_is_read_once() {
+    block_on(async {
+        let source = MemoryTree::default();
+        (0..40).for_each(|number| source.file(&format!("f{number:02}"), noise(number, 5000), 5));
+        let (backend, store) = memory().await;
+        let snapshot = back_up(&store, &source, None).await.0;
+        let place = tempfile::tempdir().unwrap();
+        let tree = snapshot.tree("root").await.unwrap();
+        let target = create(&place.path().join("to")).await;
+        backend.reset();
+        let mut restore = tree.restore(&target);
+        for number in 0..40 {
+            restore = restore.path(format!("f{number:02}"));
+        }
+        assert_eq!(restore.await.unwrap().files, 40);
+        let gets: Vec<_> = backend.calls().into_iter().map(|call| call.keys).collect();
+        let distinct: BTreeSet<_> = gets.iter().map(|keys| format!("{keys:?}")).collect();
+        assert_eq!(distinct.len(), gets.len(), "a chunk is read twice");
+    });
+}
+
 /// Chunks of several MiB lie in several buffers, which are written together.
 #[test]
 fn a_file_in_long_chunks_is_restored_in_both_forms() {
@@ -113,6 +135,8 @@ fn a_file_in_long_chunks_is_restored_in_both_forms() {
             tree.restore(&target).await.unwrap();
             assert!(fs::read(to.join("large")).unwrap() == contents, "{form}");
             assert_eq!(fs::read(to.join("small")).unwrap(), b"text");
+            let written = fs::metadata(to.join("large")).unwrap().blocks() * 512;
+            assert!(written <= 12_000_000 - 2_200_000 + 3 * 4096, "{written} bytes, without the hole");
             let target = MemoryTarget::default();
             tree.restore(&target).await.unwrap();
             assert!(target.entries.into_inner().unwrap().contains_key("large"), "{form}");

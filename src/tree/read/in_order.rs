@@ -14,7 +14,7 @@ const HEADER_BYTES: u64 = 16;
 impl Tree {
     /// A reader of the payload stream from its start, with read-ahead; `None` in the unified form.
     pub(in crate::tree) fn payload_in_order(&self) -> Option<ArchiveReader> {
-        self.shared.streams.payload().map(|payload| payload.another(0, payload.size()).bypass_cache())
+        self.shared.streams.payload().map(|payload| payload.another(0, payload.size()))
     }
 
     /// Checks the header of the contents of a file in the payload stream, with a reader in order, and returns the position of its first byte.

@@ -29,6 +29,11 @@ impl ContentsReader {
         Self { payload: tree.payload_in_order() }
     }
 
+    /// As [`new`](Self::new), for a walk through all contents: no chunk is read again that was passed.
+    pub(super) fn once(tree: &Tree) -> Self {
+        Self { payload: tree.payload_in_order().map(ArchiveReader::bypass_cache) }
+    }
+
     /// Contents of the file that the walk yielded last.
     ///
     /// # Errors

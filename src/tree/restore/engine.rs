@@ -119,8 +119,8 @@ impl<'a> Engine<'a> {
             check_paths(self.tree, &selection).await?;
         }
         let restored = if selection.is_whole() || selection.has_patterns() {
-            let mut walk = self.tree.walk().once();
-            self.walk(&mut walk, &selection).await
+            let (mut walk, contents) = (self.tree.walk().once(), ContentsReader::once(self.tree));
+            self.walk(&mut walk, contents, &selection).await
         } else {
             self.paths(&selection).await
         };
@@ -169,12 +169,17 @@ impl<'a> Engine<'a> {
             let entry = self.tree.entry(directory).await?;
             self.enter(entry.path, entry.metadata, Selected::No);
         }
-        let mut walk = self.tree.walk_from(path).await?.once();
-        self.walk(&mut walk, selection).await
+        // Other paths may lie in the same chunks.
+        let mut walk = self.tree.walk_from(path).await?;
+        self.walk(&mut walk, ContentsReader::new(self.tree), selection).await
     }
 
-    async fn walk(&mut self, walk: &mut TreeWalk, selection: &Selection) -> Result<()> {
-        let mut contents = ContentsReader::new(self.tree);
+    async fn walk(
+        &mut self,
+        walk: &mut TreeWalk,
+        mut contents: ContentsReader,
+        selection: &Selection,
+    ) -> Result<()> {
         while let Some(step) = self.wait(walk.next()).await? {
             match step {
                 TreeStep::Lost(finding) => {
