@@ -37,7 +37,7 @@ pub(crate) struct Buffers {
     /// Maximum bytes of all free buffers.
     kept_bytes: usize,
     state: Mutex<State>,
-    /// Maximum bytes of free buffers and buffers in use; the latter alone may have more.
+    /// Maximum bytes of free buffers and buffers in use, when a buffer returns; the latter alone may have more.
     total_bytes: usize,
 }
 
@@ -79,7 +79,7 @@ impl Buffers {
         Self::within(kept_bytes, usize::MAX)
     }
 
-    /// As [`new`](Self::new), and free buffers go while all buffers have more than `total_bytes`.
+    /// As [`new`](Self::new). When a buffer returns, free ones go while all buffers have more than `total_bytes`.
     pub(crate) fn within(kept_bytes: usize, total_bytes: usize) -> Arc<Self> {
         Arc::new(Self { kept_bytes, state: Mutex::default(), total_bytes })
     }

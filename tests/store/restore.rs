@@ -215,6 +215,20 @@ fn a_stream_can_continue_after_a_corrupt_chunk() {
     });
 }
 
+#[test]
+fn a_restore_writes_all_chunks_before_a_damaged_one() {
+    block_on(async {
+        let scene = scene().await;
+        for damaged in [9, 1, 0] {
+            scene.take(&scene.chunk(damaged)).await;
+            let mut target = WriterTarget::new(Cursor::new(Vec::new()));
+            let error = scene.archive().await.copy_to(&mut target).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(target.into_inner().into_inner() == scene.data[..damaged * CHUNK], "{damaged}");
+        }
+    });
+}
+
 /// A chunk of several MiB lies in several buffers.
 #[test]
 fn reads_within_a_long_chunk_are_not_cut_at_its_buffers() {

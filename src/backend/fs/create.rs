@@ -143,7 +143,7 @@ pub(super) fn on_network(root: &Path) -> bool {
     }
 }
 
-/// Bytes of buffers that are kept for later reads: a few of the largest chunks, each until it is decoded.
+/// Bytes of buffers that are kept for later reads: those of several chunks, each of which is soon decoded.
 const KEPT_BYTES: usize = 24 << 20;
 const CHUNKS: &str = ".chunks";
 /// The name of the file in the lock directory.

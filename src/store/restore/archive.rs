@@ -230,8 +230,10 @@ impl ArchiveReader {
         let (mut sender, mut receiver) = mpsc::channel(window / 2);
         let mut pieces = pieces(Arc::clone(archive), (in_flight, window), self.cache_policy);
         let produce = async move {
-            while let Some(piece) = pieces.try_next().await? {
-                if sender.send(piece).await.is_err() {
+            // A failure takes its turn behind the pieces before it, which are written.
+            while let Some(piece) = pieces.next().await {
+                let is_last = piece.is_err();
+                if sender.send(piece).await.is_err() || is_last {
                     break;
                 }
             }
@@ -242,7 +244,8 @@ impl ArchiveReader {
             self.events
                 .emit(|| ArchiveEvent::ArchiveStarted { archive: name.clone(), size: Some(self.size()) });
             self.to_target(target.begin(self.size()).await)?;
-            while let Some((number, piece, permit)) = receiver.next().await {
+            while let Some(piece) = receiver.next().await {
+                let (number, piece, permit) = piece?;
                 let range = archive.range(number);
                 let size = range.end - range.start;
                 let written = match piece {

@@ -45,6 +45,16 @@ impl ArchiveReader {
         }
     }
 
+    /// As [`read_at`](Self::read_at), without a copy: also fewer bytes at the end of a buffer.
+    pub(crate) async fn read_some_at(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
+        let chunk = self.archive.cached(number).await?;
+        let within = usize::try_from(offset - self.archive.range(number).start).unwrap_or(usize::MAX);
+        let mut bytes = chunk.shared_at(within);
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
     /// Reads bytes of the chunk at this position, as a part of a stream: the next chunks are fetched ahead. Returns nothing at the end.
     pub(crate) async fn read_part_at(&mut self, position: u64) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(position) else { return Ok(Bytes::new()) };

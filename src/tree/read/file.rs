@@ -74,7 +74,7 @@ impl TreeFile {
         self.reader.is_at_hand(self.start + self.position)
     }
 
-    /// Reads the next bytes of the stream without a copy, up to the end of a chunk; none at the end of the file.
+    /// Reads the next bytes of the stream without a copy: at most those up to the end of a chunk, and at least one; none at the end of the file.
     ///
     /// # Errors
     /// As for [`read_at`](Self::read_at); the stream stays where it is.

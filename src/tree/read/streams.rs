@@ -95,7 +95,7 @@ impl Streams {
         parse: impl Fn(&[u8]) -> Result<Parsed<T>, FaultAt>,
     ) -> Result<T> {
         let most = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
-        let mut bytes = self.archive.read_at(position, most).await?;
+        let mut bytes = self.archive.read_some_at(position, most).await?;
         loop {
             match parse(&bytes) {
                 Ok(Parsed::Done(value)) => return Ok(value),

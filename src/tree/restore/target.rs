@@ -124,6 +124,8 @@ pub trait TargetFile: Send {
 
     /// Appends contents that lie in several buffers, one after the other. Default: a [`write`](TargetFile::write) for each.
     ///
+    /// A restore calls this for all contents. A file around another one should pass it on.
+    ///
     /// # Errors
     /// Any; the restore then drops the file.
     async fn write_vectored(&mut self, parts: Vec<Bytes>) -> Result<(), TargetError> {

@@ -34,6 +34,8 @@ pub trait RestoreTarget: Send {
 
     /// Writes bytes that lie in several buffers, one after the other, at an offset. Default: a [`write_at`](RestoreTarget::write_at) for each.
     ///
+    /// A restore calls this for all data, with the whole chunk. A target around another one should pass it on.
+    ///
     /// # Errors
     /// Any error ends the restore.
     async fn write_vectored_at(&mut self, offset: u64, parts: Vec<Bytes>) -> io::Result<()> {

@@ -235,7 +235,8 @@ fn set_length(file: &File, size: u64, end: u64) -> io::Result<()> {
 /// Writes to a part of a file that reads as zeros, and leaves out blocks of zeros. `end` becomes the end of the last bytes written.
 fn write_with_holes(file: &File, offset: u64, data: &[u8], end: &mut u64) -> io::Result<()> {
     let mut write = |range: std::ops::Range<usize>| {
-        if range.is_empty() {
+        // Also shorter ones at both ends: data rarely begin at a block.
+        if is_zero(&data[range.clone()]) {
             return Ok(());
         }
         *end = offset + range.end as u64;
