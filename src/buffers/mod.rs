@@ -76,12 +76,12 @@ pub(crate) struct Buffer {
 
 impl Buffers {
     pub(crate) fn new(kept_bytes: usize) -> Arc<Self> {
-        Self::within(kept_bytes, usize::MAX)
+        Arc::new(Self { kept_bytes, state: Mutex::default(), total_bytes: usize::MAX })
     }
 
-    /// As [`new`](Self::new). When a buffer returns, free ones go while all buffers have more than `total_bytes`.
-    pub(crate) fn within(kept_bytes: usize, total_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { kept_bytes, state: Mutex::default(), total_bytes })
+    /// When a buffer returns, free ones go while all buffers, free and in use, have more than `total_bytes`.
+    pub(crate) fn within(total_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { kept_bytes: total_bytes, state: Mutex::default(), total_bytes })
     }
 
     /// A buffer of any length with at least this capacity, which uses at most twice as much memory: the free
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn free_buffers_go_while_those_in_use_need_the_memory() {
-        let pool = Buffers::within(8 * STEP_BYTES, 8 * STEP_BYTES);
+        let pool = Buffers::within(8 * STEP_BYTES);
         let take = |steps: usize| {
             let mut buffer = pool.take(steps * STEP_BYTES);
             buffer.lengthen(steps * STEP_BYTES);

@@ -57,8 +57,8 @@ pub(crate) struct Codecs {
 }
 
 impl Codecs {
-    pub(crate) fn new(level: i32, kept_bytes: usize) -> Arc<Self> {
-        let buffers = Buffers::within(kept_bytes, kept_bytes);
+    pub(crate) fn new(level: i32, buffer_bytes: usize) -> Arc<Self> {
+        let buffers = Buffers::within(buffer_bytes);
         Arc::new(Self { buffers, decoders: Mutex::default(), encoders: Mutex::default(), level })
     }
 

@@ -174,8 +174,7 @@ impl ArchiveReader {
     pub async fn read_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
         let chunk = self.archive.cached(number).await?;
-        let range = self.archive.range(number);
-        let start = usize::try_from(offset - range.start).unwrap_or(usize::MAX).min(chunk.len());
+        let start = self.archive.place_within(number, offset).min(chunk.len());
         let part = chunk.slice(start..chunk.len().min(start.saturating_add(length)));
         Ok(part.into_bytes(self.archive.store.chunks.buffers(), 0))
     }
@@ -280,6 +279,11 @@ impl Archive {
     fn window(&self, in_flight: usize) -> usize {
         let fitting = usize::try_from(FINISHED_BYTES / self.average()).unwrap_or(usize::MAX);
         fitting.clamp(in_flight, WINDOWS * in_flight)
+    }
+
+    /// Place of a position of the archive within the chunk that contains it.
+    pub(super) fn place_within(&self, number: usize, position: u64) -> usize {
+        usize::try_from(position - self.range(number).start).unwrap_or(usize::MAX)
     }
 
     pub(super) fn range(&self, number: usize) -> Range<u64> {

@@ -49,8 +49,7 @@ impl ArchiveReader {
     pub(crate) async fn read_some_at(&self, offset: u64, length: usize) -> Result<Bytes> {
         let Some(number) = self.archive.index.chunk_at(offset) else { return Ok(Bytes::new()) };
         let chunk = self.archive.cached(number).await?;
-        let within = usize::try_from(offset - self.archive.range(number).start).unwrap_or(usize::MAX);
-        let mut bytes = chunk.shared_at(within);
+        let mut bytes = chunk.shared_at(self.archive.place_within(number, offset));
         bytes.truncate(length);
         Ok(bytes)
     }
@@ -60,7 +59,7 @@ impl ArchiveReader {
         let Some(number) = self.archive.index.chunk_at(position) else { return Ok(Bytes::new()) };
         self.position = position;
         future::poll_fn(|context| self.poll_current(context, number)).await?;
-        let within = usize::try_from(position - self.archive.range(number).start).unwrap_or(usize::MAX);
+        let within = self.archive.place_within(number, position);
         Ok(self.current.as_ref().map_or_else(Bytes::new, |(_, chunk)| chunk.shared_at(within)))
     }
 

@@ -129,7 +129,7 @@ impl AsyncRead for ArchiveReader {
             return Poll::Ready(Ok(0));
         }
         ready!(self.poll_current(context, number)).map_err(io::Error::other)?;
-        let within = usize::try_from(position - self.archive.range(number).start).unwrap_or(usize::MAX);
+        let within = self.archive.place_within(number, position);
         let rest = self.current.as_ref().map_or(&[][..], |(_, chunk)| chunk.part_at(within));
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
