@@ -14,7 +14,7 @@ use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirect
 use larder::error::{Error, ErrorKind};
 use larder::format::Digest;
 use larder::format::layout::Key;
-use larder::rt::{Runtime, ThreadRuntime};
+use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{
     ArchiveReader, Datastore, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget,
 };
@@ -227,6 +227,35 @@ fn a_restore_writes_all_chunks_before_a_damaged_one() {
             assert!(target.into_inner().into_inner() == scene.data[..damaged * CHUNK], "{damaged}");
         }
     });
+}
+
+/// Proves H35.
+///
+/// Chunks are fetched ahead by tasks that end after their reader: they keep no lock.
+#[test]
+fn a_snapshot_can_be_deleted_as_soon_as_its_readers_are_dropped() {
+    for (seed, passed) in (0..40).flat_map(|seed| [1, 3, 10].map(|passed| (seed, passed))) {
+        let sim = SimRuntime::new(seed);
+        sim.block_on(async {
+            let backend = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+            let store = Datastore::create(backend, Options::default()).await.unwrap();
+            let data = noise(1, 10 * CHUNK);
+            let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+            let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
+            image.chunk_bytes(CHUNK as u64).await.unwrap();
+            let name = backup.finish().await.unwrap().snapshot.name().clone();
+            let snapshot = store.snapshot(&name).await.unwrap();
+            let mut archive = snapshot.archive("disk.img.fidx").await.unwrap();
+            let mut read = vec![0; passed * CHUNK];
+            archive.read_exact(&mut read).await.unwrap();
+            assert!(read == data[..passed * CHUNK]);
+            assert_eq!(store.delete_snapshot(&name).await.unwrap_err().kind(), ErrorKind::Busy);
+            drop(snapshot);
+            assert_eq!(store.delete_snapshot(&name).await.unwrap_err().kind(), ErrorKind::Busy);
+            drop(archive);
+            store.delete_snapshot(&name).await.unwrap();
+        });
+    }
 }
 
 /// A chunk of several MiB lies in several buffers.

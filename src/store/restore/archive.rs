@@ -63,6 +63,8 @@ pub struct ArchiveReader {
     pub(super) events: Events,
     /// `true` if chunks of the stream go into the cache of the archive.
     pub(super) fills_cache: bool,
+    #[expect(dead_code, reason = "held, not asked")]
+    pub(super) lock: Arc<dyn LockGuard>,
     pub(super) position: u64,
     /// `true` if it was read as a stream.
     pub(super) started: bool,
@@ -70,15 +72,13 @@ pub struct ArchiveReader {
     pub(super) window: usize,
 }
 
-/// State shared by all fetches of an archive.
+/// State shared by all fetches of an archive. It holds no lock: a fetch ahead is a task of its own, which may end later than its reader.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) cache: Mutex<ChunkCache>,
     pub(super) index: IndexReader,
     /// The key of the chunks; `None` if they are plain.
     key: Option<EncryptionKey>,
-    #[expect(dead_code, reason = "held, not asked")]
-    lock: Arc<dyn LockGuard>,
     pub(super) name: ArchiveName,
     snapshot: SnapshotName,
     pub(super) store: Arc<StoreInner>,
@@ -113,7 +113,7 @@ impl ArchiveReader {
             _ => None,
         };
         let (cache, key, ahead_end) = (Mutex::default(), key.cloned(), index.len());
-        let archive = Archive { cache, index, key, lock, name, snapshot, store, zeros };
+        let archive = Archive { cache, index, key, name, snapshot, store, zeros };
         Ok(Self {
             ahead: Mutex::default(),
             ahead_end,
@@ -122,6 +122,7 @@ impl ArchiveReader {
             cache_policy: CachePolicy::Bypass,
             events: Events::default(),
             fills_cache: false,
+            lock,
             position: 0,
             started: false,
             window: 1,

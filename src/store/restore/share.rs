@@ -39,6 +39,7 @@ impl ArchiveReader {
             cache_policy: self.cache_policy,
             events: Events::default(),
             fills_cache: self.fills_cache,
+            lock: Arc::clone(&self.lock),
             position,
             started: false,
             window: 1,
