@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -14,6 +15,8 @@ use larder::backend::{Backend, FsBackend, FsOptions, MemoryBackend, PrefixDirect
 use larder::error::{Error, ErrorKind};
 use larder::format::Digest;
 use larder::format::layout::Key;
+use larder::internal::fault::{Action, FaultBackend, Rule};
+use larder::internal::record::{Call, Method, Outcome, RecordingBackend};
 use larder::rt::{Runtime, SimRuntime, ThreadRuntime};
 use larder::store::{
     ArchiveReader, Datastore, FileTarget, Options, RestoreTarget, SnapshotReader, WriterTarget,
@@ -256,6 +259,46 @@ fn a_snapshot_can_be_deleted_as_soon_as_its_readers_are_dropped() {
             store.delete_snapshot(&name).await.unwrap();
         });
     }
+}
+
+/// Chunks that have arrived wait for the stream and leave their slot to the next one, up to four times as many.
+#[test]
+fn a_stream_fetches_ahead_with_as_many_requests_as_the_backend_asks_for() {
+    let sim = SimRuntime::new(1);
+    sim.block_on(async {
+        let inner = Arc::new(MemoryBackend::new(Arc::new(sim.clone())));
+        let limit = sim.parallelism().get() + inner.capabilities().in_flight;
+        let slow = Arc::new(FaultBackend::new(inner));
+        let backend = Arc::new(RecordingBackend::new(Arc::<FaultBackend>::clone(&slow)));
+        let store = Datastore::create(Arc::<RecordingBackend>::clone(&backend), Options::default());
+        let store = store.await.unwrap();
+        let data = noise(1, 80 * CHUNK);
+        let backup = store.backup(&"vm/1".parse().unwrap()).begin().await.unwrap();
+        let image = backup.image("disk.img", Cursor::new(data.clone()), data.len() as u64);
+        image.chunk_bytes(CHUNK as u64).await.unwrap();
+        let snapshot = backup.finish().await.unwrap().snapshot;
+        let mut archive = snapshot.archive("disk.img.fidx").await.unwrap();
+        slow.add(Rule::on(Method::Get, Action::Delay(Duration::from_secs(1))));
+        backend.reset();
+        let gets = |open: bool| {
+            let is_counted =
+                |call: &Call| call.method == Method::Get && (!open || call.outcome == Outcome::Open);
+            backend.calls().iter().filter(|call| is_counted(call)).count()
+        };
+        let mut read = vec![0; CHUNK];
+        let mut most = 0;
+        for passed in 0..80 {
+            archive.read_exact(&mut read).await.unwrap();
+            assert!(read == data[passed * CHUNK..][..CHUNK]);
+            let ahead = (passed + 4 * limit).min(80);
+            for _ in 0..100 {
+                most = most.max(gets(true));
+                sim.sleep(Duration::from_millis(250)).await;
+            }
+            assert!(passed < 10 || gets(false) == ahead, "{passed}: {} of {ahead}", gets(false));
+        }
+        assert_eq!(most, limit);
+    });
 }
 
 /// A chunk of several MiB lies in several buffers.

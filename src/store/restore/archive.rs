@@ -44,8 +44,8 @@ use crate::trace::{Facts, Operation, Subject};
 
 /// Maximum bytes of chunks that wait for a late one in a restore.
 const FINISHED_BYTES: u64 = 8 << 20;
-/// Maximum ratio of chunks begun and not written to chunks in flight.
-const WINDOWS: usize = 4;
+/// Maximum ratio of chunks begun and not written, or fetched ahead for a stream, to chunks in flight.
+pub(super) const WINDOWS: usize = 4;
 
 /// An archive of chunks, opened for reading.
 ///
@@ -63,9 +63,10 @@ pub struct ArchiveReader {
     pub(super) events: Events,
     /// `true` if chunks of the stream go into the cache of the archive.
     pub(super) fills_cache: bool,
-    #[expect(dead_code, reason = "held, not asked")]
     pub(super) lock: Arc<dyn LockGuard>,
     pub(super) position: u64,
+    /// One for each chunk that is in flight ahead of a stream. Those that have arrived need none.
+    pub(super) slots: Arc<Semaphore>,
     /// `true` if it was read as a stream.
     pub(super) started: bool,
     /// Number of chunks to fetch ahead; grows with sequential reads.
@@ -112,6 +113,7 @@ impl ArchiveReader {
             }
             _ => None,
         };
+        let slots = Semaphore::new(store.in_flight());
         let (cache, key, ahead_end) = (Mutex::default(), key.cloned(), index.len());
         let archive = Archive { cache, index, key, name, snapshot, store, zeros };
         Ok(Self {
@@ -124,6 +126,7 @@ impl ArchiveReader {
             fills_cache: false,
             lock,
             position: 0,
+            slots,
             started: false,
             window: 1,
         })

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::future;
 
 use crate::error::Result;
+use crate::rt::semaphore::Semaphore;
 use crate::store::ArchiveReader;
 use crate::store::events::Events;
 use crate::store::restore::chunk_cache::ChunkCache;
@@ -41,6 +42,7 @@ impl ArchiveReader {
             fills_cache: self.fills_cache,
             lock: Arc::clone(&self.lock),
             position,
+            slots: Semaphore::new(self.archive.store.in_flight()),
             started: false,
             window: 1,
         }

@@ -12,10 +12,11 @@ use futures::io::{AsyncRead, AsyncSeek};
 use crate::buffers::BytesList;
 use crate::chunks::CachePolicy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::semaphore::Semaphore;
 use crate::store::ArchiveReader;
 use crate::store::events::ArchiveEvent;
 use crate::store::position::after_seek;
-use crate::store::restore::archive::{Archive, Fetch};
+use crate::store::restore::archive::{Archive, Fetch, WINDOWS};
 
 /// Maximum bytes of chunks held by a sequential reader.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
@@ -51,7 +52,7 @@ impl ArchiveReader {
             let fetch: BoxFuture<'static, _> = if next == number {
                 Box::pin(async move { archive.for_stream(next, fills_cache).await })
             } else {
-                Box::pin(archive.fetch_ahead(next, fills_cache))
+                Box::pin(archive.fetch_ahead(next, Arc::clone(&self.slots), fills_cache))
             };
             ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
         }
@@ -78,27 +79,30 @@ impl ArchiveReader {
 
     fn max_ahead(&self) -> usize {
         let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
-        fitting.clamp(1, self.archive.store.in_flight())
+        fitting.clamp(1, WINDOWS * self.archive.store.in_flight())
     }
 }
 
 impl Archive {
-    /// As [`fetch`](Self::fetch), but it progresses without being polled, for instance while earlier data is processed. It ends when
-    /// the future is dropped.
+    /// As [`fetch`](Self::fetch) when a slot is free, but it progresses without being polled, for instance while earlier data is processed.
+    /// It ends when the future is dropped.
     fn fetch_ahead(
         self: Arc<Self>,
         number: usize,
+        slots: Arc<Semaphore>,
         fills_cache: bool,
     ) -> impl Future<Output = Result<BytesList>> + Send + 'static {
         let (mut sender, receiver) = oneshot::channel();
         let runtime = Arc::clone(self.store.backend.runtime());
         runtime.spawn(Box::pin(async move {
-            let fetched =
-                match future::select(pin!(self.for_stream(number, fills_cache)), sender.cancellation()).await
-                {
-                    Either::Left((fetched, _)) => fetched,
-                    Either::Right(_) => return,
-                };
+            let fetch = pin!(async {
+                let _slot = slots.acquire(1).await;
+                self.for_stream(number, fills_cache).await
+            });
+            let fetched = match future::select(fetch, sender.cancellation()).await {
+                Either::Left((fetched, _)) => fetched,
+                Either::Right(_) => return,
+            };
             // The caller may have gone.
             let _ = sender.send(fetched);
         }));
