@@ -28,7 +28,7 @@ pub(super) struct Fetcher {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) binding: Binding,
     pub(super) codecs: Arc<Codecs>,
-    /// One job for each processor that encodes or decodes a chunk, and one that waits for its turn: more take memory and no less time.
+    /// One job for each processor encodes or decodes a chunk. More take memory and time, even one that would replace another at once.
     pub(super) coding: Arc<Limit>,
     flights: Mutex<HashMap<Wanted, WeakShared<Flight>>>,
     pub(super) local: Option<Arc<LocalState>>,
@@ -59,7 +59,7 @@ impl Fetcher {
     ) -> Self {
         let presence = Arc::new(Presence::new(Arc::clone(&backend), local.clone()));
         let binding = Binding::new(identity, &presence);
-        let coding = Limit::new(backend.runtime().parallelism().get() + 1);
+        let coding = Limit::new(backend.runtime().parallelism().get());
         Self { backend, binding, codecs, coding, flights: Mutex::default(), local, packs, presence }
     }
 
