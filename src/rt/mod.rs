@@ -13,6 +13,8 @@
 mod clock;
 pub(crate) mod detached;
 mod eyeballs;
+#[cfg(test)]
+pub(crate) mod held;
 pub(crate) mod limit;
 mod rate;
 pub(crate) mod semaphore;

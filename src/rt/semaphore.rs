@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
+use futures::future::Either;
 
 #[derive(Debug)]
 pub(crate) struct Semaphore {
@@ -36,25 +37,35 @@ impl Semaphore {
     ///
     /// A dropped future returns its units.
     pub(crate) async fn acquire(self: &Arc<Self>, units: usize) -> Permit {
-        let (units, granted) = {
+        self.enqueue(units).await
+    }
+
+    /// As [`acquire`](Self::acquire), but its turn is that of this call and not of the first poll.
+    pub(crate) fn enqueue(self: &Arc<Self>, units: usize) -> impl Future<Output = Permit> + Send + use<> {
+        let semaphore = Arc::clone(self);
+        let entered = {
             let mut state = self.state();
             let units = units.min(state.total);
             if state.waiting.is_empty() && state.fits(units) {
                 state.held += units;
-                (units, None)
+                Either::Left(Permit { semaphore, units })
             } else {
-                let (sender, receiver) = oneshot::channel();
+                let (sender, granted) = oneshot::channel();
                 state.waiting.push_back((units, sender));
-                (units, Some(receiver))
+                Either::Right(Waiting { semaphore, units, granted, is_taken: false })
             }
         };
-        if let Some(granted) = granted {
-            let mut waiting = Waiting { semaphore: self, units, granted, is_taken: false };
-            // The sender is kept until it is used.
-            let _ = (&mut waiting.granted).await;
-            waiting.is_taken = true;
+        async move {
+            match entered {
+                Either::Left(permit) => permit,
+                Either::Right(mut waiting) => {
+                    // The sender is kept until it is used.
+                    let _ = (&mut waiting.granted).await;
+                    waiting.is_taken = true;
+                    Permit { semaphore: Arc::clone(&waiting.semaphore), units: waiting.units }
+                }
+            }
         }
-        Permit { semaphore: Arc::clone(self), units }
     }
 
     /// Changes the total. Permits beyond a smaller one stay valid; new ones are granted once enough of them were released.
@@ -111,14 +122,14 @@ impl Drop for Permit {
 }
 
 /// Releases the units granted to a future that was dropped before it noticed.
-struct Waiting<'a> {
-    semaphore: &'a Semaphore,
+struct Waiting {
+    semaphore: Arc<Semaphore>,
     units: usize,
     granted: oneshot::Receiver<()>,
     is_taken: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         if self.is_taken {
             return;
@@ -149,6 +160,20 @@ mod tests {
         let small = small.now_or_never().unwrap();
         drop((large, small));
         assert!(semaphore.acquire(usize::MAX).now_or_never().is_some(), "more than all is all");
+    }
+
+    #[test]
+    fn the_turn_of_an_enqueued_waiter_is_that_of_the_call() {
+        let semaphore = Semaphore::new(1);
+        let held = semaphore.enqueue(1).now_or_never().unwrap();
+        let (mut first, mut second) = (Box::pin(semaphore.enqueue(1)), Box::pin(semaphore.enqueue(1)));
+        assert!((&mut second).now_or_never().is_none() && (&mut first).now_or_never().is_none());
+        drop(held);
+        assert!((&mut second).now_or_never().is_none(), "it came later, although it was polled first");
+        drop(first);
+        drop(second.now_or_never().unwrap());
+        drop(semaphore.enqueue(1));
+        assert_eq!(semaphore.held(), 0, "never polled");
     }
 
     #[test]

@@ -160,64 +160,13 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-    use std::num::NonZeroUsize;
-    use std::time::{Duration, SystemTime};
-
-    use async_trait::async_trait;
     use bytes::Bytes;
     use futures::executor::block_on;
-    use futures::future::{BoxFuture, FutureExt as _};
+    use futures::future::FutureExt as _;
 
     use super::*;
-    use crate::rt::{BlockingJob, Connection};
-
-    /// Keeps jobs until the test runs or drops them.
-    #[derive(Default)]
-    struct Held(Mutex<VecDeque<BlockingJob>>);
-
-    impl Held {
-        fn job(&self) -> Option<BlockingJob> {
-            self.0.lock().unwrap().pop_front()
-        }
-    }
-
-    impl std::fmt::Debug for Held {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("Held")
-        }
-    }
-
-    #[async_trait]
-    impl Runtime for Held {
-        fn spawn(&self, _: BoxFuture<'static, ()>) {
-            unreachable!("nothing is spawned")
-        }
-
-        fn spawn_blocking(&self, job: BlockingJob) {
-            self.0.lock().unwrap().push_back(job);
-        }
-
-        async fn sleep(&self, _: Duration) {}
-
-        fn now(&self) -> SystemTime {
-            SystemTime::UNIX_EPOCH
-        }
-
-        fn monotonic(&self) -> Duration {
-            Duration::ZERO
-        }
-
-        fn fill_random(&self, _: &mut [u8]) {}
-
-        fn parallelism(&self) -> NonZeroUsize {
-            NonZeroUsize::MIN
-        }
-
-        async fn connect(&self, _: &str, _: u16) -> std::io::Result<Box<dyn Connection>> {
-            Err(std::io::ErrorKind::Unsupported.into())
-        }
-    }
+    use crate::rt::BlockingJob;
+    use crate::rt::held::HeldRuntime;
 
     fn part(text: &'static [u8]) -> BytesList {
         Bytes::from_static(text).into()
@@ -225,8 +174,8 @@ mod tests {
 
     #[test]
     fn one_job_at_a_time_hashes_the_parts_in_order() {
-        let runtime = Arc::new(Held::default());
-        let digester = Digester::new(Arc::<Held>::clone(&runtime));
+        let runtime = Arc::new(HeldRuntime::default());
+        let digester = Digester::new(Arc::<HeldRuntime>::clone(&runtime));
         digester.push(part(b"ab"));
         digester.push(part(b"c"));
         let job = runtime.job().unwrap();
@@ -242,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_digest_has_the_key() {
-        let runtime = Arc::new(Held::default());
-        let digester = Digester::new(Arc::<Held>::clone(&runtime));
+        let runtime = Arc::new(HeldRuntime::default());
+        let digester = Digester::new(Arc::<HeldRuntime>::clone(&runtime));
         let key = EncryptionKey::from_bytes(&[1; 32]);
         let digest = digester.finish(part(b"test"), Some(key.clone()));
         runtime.job().unwrap()();
@@ -253,8 +202,8 @@ mod tests {
     #[test]
     fn a_lost_job_is_an_error_before_and_after_the_end() {
         for is_early in [true, false] {
-            let runtime = Arc::new(Held::default());
-            let digester = Digester::new(Arc::<Held>::clone(&runtime));
+            let runtime = Arc::new(HeldRuntime::default());
+            let digester = Digester::new(Arc::<HeldRuntime>::clone(&runtime));
             digester.push(part(b"a"));
             let job = runtime.job().unwrap();
             let lose = |job: BlockingJob| drop(job);
@@ -273,8 +222,8 @@ mod tests {
 
     #[test]
     fn a_job_that_has_ended_loses_nothing_of_the_next_one() {
-        let runtime = Arc::new(Held::default());
-        let digester = Digester::new(Arc::<Held>::clone(&runtime));
+        let runtime = Arc::new(HeldRuntime::default());
+        let digester = Digester::new(Arc::<HeldRuntime>::clone(&runtime));
         digester.push(part(b"a"));
         // The turn of this job, by hand.
         std::mem::forget(runtime.job().unwrap());

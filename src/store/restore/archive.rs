@@ -79,7 +79,7 @@ pub(super) struct Archive {
     pub(super) cache: Mutex<ChunkCache>,
     pub(super) index: IndexReader,
     /// The key of the chunks; `None` if they are plain.
-    key: Option<EncryptionKey>,
+    pub(super) key: Option<EncryptionKey>,
     pub(super) name: ArchiveName,
     snapshot: SnapshotName,
     pub(super) store: Arc<StoreInner>,

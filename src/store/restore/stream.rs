@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures::channel::oneshot;
-use futures::future::{self, BoxFuture, Either, FutureExt as _, TryFutureExt as _};
+use futures::future::{self, Either, FutureExt as _, TryFutureExt as _};
 use futures::io::{AsyncRead, AsyncSeek};
 
 use crate::buffers::BytesList;
@@ -20,6 +20,8 @@ use crate::store::restore::archive::{Archive, Fetch, WINDOWS};
 
 /// Maximum bytes of chunks held by a sequential reader.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
+/// As [`READ_AHEAD_BYTES`], of encrypted chunks: each is decrypted as a whole, in memory of its own.
+const ENCRYPTED_AHEAD_BYTES: u64 = 24 << 20;
 
 impl ArchiveReader {
     /// Advances to the chunk at the position, which is the current one then.
@@ -27,11 +29,14 @@ impl ArchiveReader {
         if self.current.as_ref().is_some_and(|(at, _)| *at == number) {
             return Poll::Ready(Ok(()));
         }
-        let most = self.max_ahead();
+        let (most, most_bytes) = (self.max_ahead(), self.archive.max_ahead_bytes());
         let in_order = self.current.as_ref().is_some_and(|(at, _)| at + 1 == number);
         let ahead = self.ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(passed) = ahead.iter().position(|fetch| fetch.number == number) {
             drop(ahead.drain(..passed));
+        } else if ahead.front().is_some_and(|next| next.number == number + 1) {
+            // A chunk that failed is read again, and those behind it stay.
+            ahead.push_front(self.archive.fetch_now(number, self.fills_cache));
         } else {
             ahead.clear();
             self.window = if in_order { self.window } else { 1 };
@@ -45,16 +50,15 @@ impl ArchiveReader {
             let next = ahead.back().map_or(number, |back| back.number + 1);
             ahead_bytes += length(next);
             // Chunks may be longer than the average.
-            if (next >= self.ahead_end || ahead_bytes > READ_AHEAD_BYTES) && next != number {
+            if (next >= self.ahead_end || ahead_bytes > most_bytes) && next != number {
                 break;
             }
-            let (archive, fills_cache) = (Arc::clone(&self.archive), self.fills_cache);
-            let fetch: BoxFuture<'static, _> = if next == number {
-                Box::pin(async move { archive.for_stream(next, fills_cache).await })
+            let (archive, fills_cache) = (&self.archive, self.fills_cache);
+            ahead.push_back(if next == number {
+                archive.fetch_now(next, fills_cache)
             } else {
-                Box::pin(archive.fetch_ahead(next, Arc::clone(&self.slots), fills_cache))
-            };
-            ahead.push_back(Fetch { future: fetch.fuse(), number: next, outcome: None });
+                archive.fetch_ahead(next, &self.slots, fills_cache)
+            });
         }
         for fetch in ahead.iter_mut().filter(|fetch| fetch.outcome.is_none()) {
             if let Poll::Ready(outcome) = fetch.future.poll_unpin(context) {
@@ -78,36 +82,48 @@ impl ArchiveReader {
     }
 
     fn max_ahead(&self) -> usize {
-        let fitting = usize::try_from(READ_AHEAD_BYTES / self.archive.average()).unwrap_or(usize::MAX);
+        let fitting = self.archive.max_ahead_bytes() / self.archive.average();
+        let fitting = usize::try_from(fitting).unwrap_or(usize::MAX);
         fitting.clamp(1, WINDOWS * self.archive.store.in_flight())
     }
 }
 
 impl Archive {
-    /// As [`fetch`](Self::fetch) when a slot is free, but it progresses without being polled, for instance while earlier data is processed.
-    /// It ends when the future is dropped.
-    fn fetch_ahead(
-        self: Arc<Self>,
-        number: usize,
-        slots: Arc<Semaphore>,
-        fills_cache: bool,
-    ) -> impl Future<Output = Result<BytesList>> + Send + 'static {
+    fn max_ahead_bytes(&self) -> u64 {
+        if self.key.is_some() { ENCRYPTED_AHEAD_BYTES } else { READ_AHEAD_BYTES }
+    }
+
+    /// A fetch that progresses while it is polled.
+    fn fetch_now(self: &Arc<Self>, number: usize, fills_cache: bool) -> Fetch {
+        let archive = Arc::clone(self);
+        let future = async move { archive.for_stream(number, fills_cache).await };
+        Fetch { future: future.boxed().fuse(), number, outcome: None }
+    }
+
+    /// A fetch that begins when a slot is free, in the order of the calls, and progresses without being polled, for instance while earlier data is
+    /// processed. It ends when it is dropped.
+    fn fetch_ahead(self: &Arc<Self>, number: usize, slots: &Arc<Semaphore>, fills_cache: bool) -> Fetch {
         let (mut sender, receiver) = oneshot::channel();
         let runtime = Arc::clone(self.store.backend.runtime());
+        // Before the task: a runtime may run tasks in any order.
+        let (archive, slot) = (Arc::clone(self), slots.enqueue(1));
         runtime.spawn(Box::pin(async move {
-            let fetch = pin!(async {
-                let _slot = slots.acquire(1).await;
-                self.for_stream(number, fills_cache).await
-            });
-            let fetched = match future::select(fetch, sender.cancellation()).await {
-                Either::Left((fetched, _)) => fetched,
-                Either::Right(_) => return,
+            // All that the fetch owns is dropped before its result is visible.
+            let fetched = {
+                let fetch = pin!(async move {
+                    let _slot = slot.await;
+                    archive.for_stream(number, fills_cache).await
+                });
+                match future::select(fetch, sender.cancellation()).await {
+                    Either::Left((fetched, _)) => fetched,
+                    Either::Right(_) => return,
+                }
             };
             // The caller may have gone.
             let _ = sender.send(fetched);
         }));
         let vanished = move |_| Err(Error::new(ErrorKind::Internal, "read chunk").on(number));
-        receiver.unwrap_or_else(vanished)
+        Fetch { future: receiver.unwrap_or_else(vanished).boxed().fuse(), number, outcome: None }
     }
 
     async fn for_stream(&self, number: usize, fills_cache: bool) -> Result<BytesList> {
