@@ -53,7 +53,6 @@ pub(super) struct Written {
 /// A snapshot whose chunks the new one reuses, locked against deletion.
 #[derive(Debug)]
 pub(super) struct Base {
-    #[expect(dead_code, reason = "held, not asked")]
     pub(super) lock: Held,
     pub(super) name: SnapshotName,
     pub(super) version: Version,

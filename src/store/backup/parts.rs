@@ -140,7 +140,8 @@ impl ArchiveParts {
     /// The archive in the base, opened for reading with the key of the backup.
     pub(crate) async fn base_reader(&self) -> Result<Option<ArchiveReader>> {
         let Some(base) = &self.task.base else { return Ok(None) };
-        let (store, lock) = (Arc::clone(self.task.store()), Arc::clone(&base.lock));
+        let lock = self.task.reserved.shared.base_lock(&base.snapshot)?;
+        let store = Arc::clone(self.task.store());
         let name = (self.task.name().clone(), self.task.pins().key.as_ref());
         ArchiveReader::new(store, base.snapshot.clone(), name, base.index.clone(), lock).await.map(Some)
     }

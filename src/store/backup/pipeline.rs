@@ -13,7 +13,6 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use crate::backend::LockGuard;
 use crate::buffers::BytesList;
 use crate::chunker::is_zero;
 use crate::chunks::{Provenance, Stored, WriterPins};
@@ -73,14 +72,12 @@ pub(crate) enum BaseChoice<'a> {
     Required(&'a SnapshotReader),
 }
 
-/// The same archive in the base snapshot.
+/// The same archive in the base snapshot, which the guards of the writer keep locked: tasks that store chunks may outlive the writer.
 #[derive(Debug)]
 pub(in crate::store) struct BaseArchive {
     /// Numbers of entries, in the order of their digests.
     by_digest: Vec<u32>,
     pub(in crate::store) index: IndexReader,
-    /// Keeps the base from being deleted while the archive is read.
-    pub(in crate::store) lock: Arc<dyn LockGuard>,
     pub(in crate::store) snapshot: SnapshotName,
 }
 
@@ -266,7 +263,7 @@ impl ArchiveTask {
 
 impl BaseArchive {
     async fn open(reserved: &Reserved, base: &SnapshotReader) -> Result<Self> {
-        let (index, lock) = base_index(base, &reserved.shared, &reserved.name).await?;
+        let index = base_index(base, &reserved.shared, &reserved.name).await?;
         let snapshot = base.name().clone();
         let sort = move || {
             let count = u32::try_from(index.len()).map_err(|_| {
@@ -274,7 +271,7 @@ impl BaseArchive {
             })?;
             let mut by_digest: Vec<u32> = (0..count).collect();
             by_digest.sort_unstable_by_key(|number| index.digest(*number as usize));
-            Ok(Self { by_digest, index, lock, snapshot })
+            Ok(Self { by_digest, index, snapshot })
         };
         reserved.shared.store.runtime().run_blocking("sort a base", sort).await
     }
@@ -321,11 +318,7 @@ pub(crate) async fn yield_now() {
 }
 
 /// Reads the index of the archive that a backup builds on. The base stays locked until the backup ends.
-async fn base_index(
-    base: &SnapshotReader,
-    writer: &WriterShared,
-    name: &ArchiveName,
-) -> Result<(IndexReader, Arc<dyn LockGuard>)> {
+async fn base_index(base: &SnapshotReader, writer: &WriterShared, name: &ArchiveName) -> Result<IndexReader> {
     let lock = base.hold().await?;
     let failed = |kind| Error::new(kind, "build on base").on(base.name());
     if !Arc::ptr_eq(base.store(), &writer.store) {
@@ -340,6 +333,6 @@ async fn base_index(
     let file = file.ok_or_else(|| failed(ErrorKind::NotFound).because(format!("it has no {name}")))?;
     writer.key_use.check_base(&manifest, file).map_err(|error| failed(error.kind()).because(error))?;
     let index = base.store().snapshot_files().index(base.name(), file).await?;
-    writer.hold_base(base.name().clone(), version, Arc::clone(&lock))?;
-    Ok((index, lock))
+    writer.hold_base(base.name().clone(), version, lock)?;
+    Ok(index)
 }

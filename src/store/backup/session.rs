@@ -280,6 +280,14 @@ impl WriterShared {
         Ok(())
     }
 
+    /// The lock of a base.
+    pub(in crate::store) fn base_lock(&self, name: &SnapshotName) -> Result<Arc<dyn LockGuard>> {
+        let guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
+        let base = guards.as_ref().and_then(|guards| guards.bases.iter().find(|base| base.name == *name));
+        let lock = base.map(|base| Arc::clone(&base.lock));
+        lock.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "use a base").because("the backup has ended"))
+    }
+
     /// Takes a name for an archive that is about to be written.
     pub(in crate::store) fn reserve(self: &Arc<Self>, name: &str, kind: ArchiveKind) -> Result<Reserved> {
         let invalid =

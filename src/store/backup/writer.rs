@@ -33,8 +33,9 @@ const TREE_CATALOG: &str = "catalog.pcat1";
 /// [`finish`](SnapshotWriter::finish) publishes them together and is the only way to do so.
 ///
 /// # Dropping it
-/// Nothing becomes visible. Locks and pins are released at once. Stored blobs are removed in the
-/// background, or if the process ends before that, by the next backup of the group. Chunks stay until garbage collection.
+/// Nothing becomes visible. Locks are released at once, pins when the chunks in flight are stored. Stored blobs are removed in the
+/// background, which locks the group for that time, or if the process ends before that, by the next backup of the group. Chunks stay until
+/// garbage collection.
 /// [`abort`](SnapshotWriter::abort) does the same and returns when it is complete.
 #[derive(Debug)]
 pub struct SnapshotWriter {
