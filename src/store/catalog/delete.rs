@@ -121,7 +121,8 @@ impl Deletions<'_> {
     /// See [`Datastore::delete_group`](crate::store::Datastore::delete_group).
     pub(crate) async fn group(&self, group: &GroupName) -> Result<Deletion> {
         self.inner.check_deletable("delete a group").await?;
-        let guard = self.inner.locks().group(group).await?;
+        // A dropped writer may be removing its files in the background.
+        let guard = self.inner.locks().group_waiting(group).await?;
         self.inner.catalog().look_again(Prefix::Group(group.clone())).await?;
         let mut done = Deletion::default();
         let snapshots = self.inner.catalog().snapshots(group).await?;
@@ -289,7 +290,17 @@ impl Deletions<'_> {
 
     /// Removes the metadata of a group without snapshots. Returns `true` if it was removed, and `false` while the group is in use.
     pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
-        match self.inner.locks().group(group).await {
+        let guard = match self.inner.locks().group(group).await {
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                if !self.inner.catalog().snapshots(group).await?.is_empty() {
+                    return Ok(false);
+                }
+                // A dropped writer may be removing its files in the background.
+                self.inner.locks().group_waiting(group).await
+            }
+            guard => guard,
+        };
+        match guard {
             Ok(guard) => self.delete_group_if_empty(group, guard).await,
             // A user of the group may be about to write to it.
             Err(error) if error.kind() == ErrorKind::Busy => Ok(false),
