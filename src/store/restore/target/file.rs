@@ -1,10 +1,10 @@
 //! Files and block devices as targets.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Seek as _};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,10 +18,25 @@ use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
 ///
 /// A [new file](FileTarget::create) appears under its name when it is complete and flushed. An [existing one](FileTarget::open)
 /// is written in place.
+///
+/// # Cancel safety
+/// A restore that is dropped leaves at most one write to the target behind, which goes on by itself. The next restore into the same target waits for it.
 #[derive(Debug)]
 pub struct FileTarget {
+    /// The restore that may write.
+    attempt: Arc<Mutex<Attempt>>,
+    /// Number of the restore into this target.
+    number: u64,
     runtime: Arc<dyn Runtime>,
     state: State,
+}
+
+/// Jobs outlive the futures that wait for them, so each of them looks here first, and holds the lock until it has ended.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// `true` if the new file has its final name.
+    is_published: bool,
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -39,8 +54,19 @@ struct Existing {
     announced: u64,
     /// `true` if the file is cut at the end of the archive.
     cuts: bool,
-    file: Arc<File>,
+    file: Arc<Locked>,
     is_device: bool,
+}
+
+/// A file that is locked against other targets, if it is no device, until the last job has ended.
+#[derive(Debug)]
+struct Locked(File);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process may have the descriptor for a moment.
+        let _ = self.0.unlock();
+    }
 }
 
 impl FileTarget {
@@ -65,7 +91,7 @@ impl FileTarget {
             created.map_err(|error| Error::io(error, "create").on(path.display()))
         };
         let temporary = runtime.run_blocking("create", create).await?;
-        Ok(Self { runtime, state: State::New(Arc::new(temporary)) })
+        Ok(Self::of(runtime, State::New(Arc::new(temporary))))
     }
 
     /// Restores over an existing file or block device, in place and from its start: a failed or interrupted restore
@@ -73,15 +99,20 @@ impl FileTarget {
     ///
     /// A shorter file grows to the length of the archive; bytes beyond the end of the archive stay, except with
     /// [`truncate`](FileTarget::truncate). [`begin`](RestoreTarget::begin) refuses a device that is smaller than the archive
-    /// before anything is written. On Linux a device is opened for exclusive use.
+    /// before anything is written. On Linux a device is opened for exclusive use. A file is locked until the target is dropped and its last write has
+    /// ended, where the filesystem has locks.
     ///
     /// # Errors
-    /// `Busy` for a device that is mounted or in use as a part of another; `InvalidInput` for anything but a file and a block
+    /// `Busy` for a device that is mounted or in use as a part of another, and for a file that is locked, by another target for instance; `InvalidInput` for anything but a file and a block
     /// device; `NotFound`, `Denied` and similar.
     pub async fn open(runtime: Arc<dyn Runtime>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let existing = runtime.run_blocking("open", move || Existing::open(&path)).await?;
-        Ok(Self { runtime, state: State::Existing(existing) })
+        Ok(Self::of(runtime, State::Existing(existing)))
+    }
+
+    fn of(runtime: Arc<dyn Runtime>, state: State) -> Self {
+        Self { attempt: Arc::default(), number: 0, runtime, state }
     }
 
     /// Cuts an [opened](FileTarget::open) file at the end of the archive, in `finish`; default: the rest stays.
@@ -93,27 +124,43 @@ impl FileTarget {
         self
     }
 
+    /// Runs a job with the file, in the turn of this restore.
     async fn blocking(&self, job: impl FnOnce(&File) -> io::Result<()> + Send + 'static) -> io::Result<()> {
         match &self.state {
             State::Existing(existing) => {
                 let file = Arc::clone(&existing.file);
-                self.run(move || job(&file)).await
+                self.run(move |_| job(&file.0)).await
             }
             State::New(temporary) => {
                 let temporary = Arc::clone(temporary);
-                self.run(move || job(&temporary.file)).await
+                self.run(move |_| job(&temporary.file)).await
             }
-            State::Published => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "the file is finished; a target takes one archive",
-            )),
+            State::Published => Err(is_finished()),
         }
     }
 
-    async fn run(&self, job: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-        let job = move || job().map_err(|error| Error::io(error, "write to the target"));
+    /// Runs a job in the turn of this restore: after those of earlier ones, and not after one of a later one.
+    async fn run(&self, job: impl FnOnce(&mut Attempt) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let (attempt, number) = (Arc::clone(&self.attempt), self.number);
+        let job = move || {
+            let mut attempt = attempt.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = if attempt.is_published {
+                Err(is_finished())
+            } else if attempt.number > number {
+                // Nobody waits for it: its restore was dropped.
+                Err(io::Error::other("another restore into the target has begun"))
+            } else {
+                attempt.number = number;
+                job(&mut attempt)
+            };
+            done.map_err(|error| Error::io(error, "write to the target"))
+        };
         self.runtime.run_blocking("write to the target", job).await.map_err(io::Error::other)
     }
+}
+
+fn is_finished() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the file is finished; a target takes one archive")
 }
 
 impl Existing {
@@ -137,6 +184,11 @@ impl Existing {
             }
             _ => failed(error),
         })?;
+        let file = Locked(file);
+        // Not every filesystem has locks.
+        if !is_device && matches!(file.0.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(Error::new(ErrorKind::Busy, "open").on(path.display()).because("it is locked"));
+        }
         Ok(Self { announced: 0, cuts: false, file: Arc::new(file), is_device })
     }
 }
@@ -153,6 +205,7 @@ impl Drop for FileTarget {
 #[async_trait]
 impl RestoreTarget for FileTarget {
     async fn begin(&mut self, size: u64) -> io::Result<()> {
+        self.number += 1;
         let is_device = match &mut self.state {
             State::Existing(existing) => {
                 existing.announced = size;
@@ -205,7 +258,13 @@ impl RestoreTarget for FileTarget {
         match &self.state {
             State::New(temporary) => {
                 let temporary = Arc::clone(temporary);
-                self.run(move || temporary.publish()).await?;
+                self.run(move |attempt| {
+                    let published = temporary.publish();
+                    // It may have its name although the directory could not be flushed.
+                    attempt.is_published = temporary.is_over();
+                    published
+                })
+                .await?;
                 self.state = State::Published;
                 Ok(())
             }
@@ -248,9 +307,83 @@ fn fill(file: &File, offset: u64, length: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use futures::executor::block_on;
+    use futures::future::{BoxFuture, FutureExt as _};
 
     use super::*;
-    use crate::rt::ThreadRuntime;
+    use crate::rt::held::HeldRuntime;
+    use crate::rt::{BlockingJob, ThreadRuntime};
+
+    /// Polls a call of a target until its job is with the runtime, and drops it.
+    fn dropped(held: &HeldRuntime, mut call: BoxFuture<'_, io::Result<()>>) -> BlockingJob {
+        assert!((&mut call).now_or_never().is_none());
+        held.job().unwrap()
+    }
+
+    /// Runs a call of a target with its job, if it has one.
+    fn whole(held: &HeldRuntime, mut call: BoxFuture<'_, io::Result<()>>) -> io::Result<()> {
+        if let Some(done) = (&mut call).now_or_never() {
+            return done;
+        }
+        held.job().unwrap()();
+        call.now_or_never().unwrap()
+    }
+
+    #[test]
+    fn a_job_of_a_dropped_restore_writes_nothing_into_the_next_one() {
+        let directory = larder_testing::scratch();
+        let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        for is_new in [true, false] {
+            let path = directory.path().join(format!("target {is_new}"));
+            let held = Arc::new(HeldRuntime::default());
+            let state = if is_new {
+                State::New(Arc::new(Temporary::create(&path, threads.as_ref()).unwrap()))
+            } else {
+                std::fs::write(&path, [9; 6]).unwrap();
+                State::Existing(Existing::open(&path).unwrap())
+            };
+            let mut target = FileTarget::of(Arc::<HeldRuntime>::clone(&held), state);
+            whole(&held, target.begin(6)).unwrap();
+            let late_write = dropped(&held, target.write_at(0, Bytes::from_static(b"first")));
+            let late_begin = dropped(&held, target.begin(3));
+            whole(&held, target.begin(6)).unwrap();
+            whole(&held, target.write_zeros(0, 4)).unwrap();
+            late_write();
+            whole(&held, target.write_at(4, Bytes::from_static(b"xy"))).unwrap();
+            late_begin();
+            whole(&held, target.finish()).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), b"\0\0\0\0xy", "{is_new}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_a_dropped_future_published_is_not_written_again() {
+        let directory = larder_testing::scratch();
+        let threads: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let path = directory.path().join("target");
+        let held = Arc::new(HeldRuntime::default());
+        let state = State::New(Arc::new(Temporary::create(&path, threads.as_ref()).unwrap()));
+        let mut target = FileTarget::of(Arc::<HeldRuntime>::clone(&held), state);
+        whole(&held, target.begin(1)).unwrap();
+        whole(&held, target.write_at(0, Bytes::from_static(b"x"))).unwrap();
+        dropped(&held, target.finish())();
+        let error = whole(&held, target.begin(2)).unwrap_err();
+        assert!(error.to_string().contains("cannot write to the target"), "{error}");
+        drop(target);
+        assert_eq!(std::fs::read(&path).unwrap(), b"x");
+    }
+
+    #[test]
+    fn a_file_has_one_target_at_a_time() {
+        let directory = larder_testing::scratch();
+        let path = directory.path().join("target");
+        std::fs::write(&path, "old").unwrap();
+        let first = Existing::open(&path).unwrap();
+        let held_by_a_job = Arc::clone(&first.file);
+        drop(first);
+        assert_eq!(Existing::open(&path).unwrap_err().kind(), ErrorKind::Busy);
+        drop(held_by_a_job);
+        Existing::open(&path).unwrap();
+    }
 
     #[test]
     fn a_dropped_target_removes_its_file_although_a_job_holds_it() {

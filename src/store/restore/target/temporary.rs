@@ -71,6 +71,11 @@ impl Temporary {
         rename::flush_directory(self.destination.parent().unwrap_or(Path::new("/")), &self.file)
     }
 
+    /// Returns `true` if the file has its final name, or is removed.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
     /// Removes the file, unless it has its final name. A job of the pool may still hold it open, or be about to rename it: the rename
     /// then fails, or was first and leaves nothing to remove.
     pub(super) fn discard(&self) {
