@@ -24,6 +24,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::local::cache::CacheCounts;
@@ -32,6 +33,10 @@ use crate::local::mirror::{CopyName, Mirror};
 use crate::local::presence::PresenceStore;
 use crate::local::segments::SegmentFiles;
 use crate::rt::Runtime;
+
+/// Maximum time for which `open` waits for the lock, and the pause between two attempts.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Options of local state.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +65,6 @@ impl LocalOptions {
 pub struct LocalState {
     directory: PathBuf,
     instance: String,
-    #[expect(dead_code, reason = "held, not asked")]
     lock: File,
     pub(crate) chunks: Option<ChunkCache>,
     pub(crate) mirror: Mirror,
@@ -75,7 +79,7 @@ impl LocalState {
     /// files in it, whatever the umask.
     ///
     /// # Errors
-    /// `Busy` if a process uses it already, this one included; `Unavailable` or `Full` if the disk fails.
+    /// `Busy` if a process uses it already, this one included, after half a second in which jobs of a closed store may end; `Unavailable` or `Full` if the disk fails.
     pub async fn open(
         runtime: &Arc<dyn Runtime>,
         directory: impl Into<PathBuf>,
@@ -85,8 +89,17 @@ impl LocalState {
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
         let instance = format!("{:032x}", u128::from_le_bytes(random));
-        let open = move || Self::open_blocking(directory, instance, options);
-        runtime.run_blocking("open local state", open).await
+        let end = runtime.monotonic() + LOCK_WAIT;
+        loop {
+            let (directory, instance) = (directory.clone(), instance.clone());
+            let open = move || Self::open_blocking(directory, instance, options);
+            match runtime.run_blocking("open local state", open).await {
+                Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
+                    runtime.sleep(LOCK_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     fn open_blocking(directory: PathBuf, drawn: String, options: LocalOptions) -> Result<Arc<Self>> {
@@ -190,6 +203,13 @@ impl LocalState {
     }
 }
 
+impl Drop for LocalState {
+    fn drop(&mut self) {
+        // Closing the file is not enough: a process that is just being started has the descriptor too.
+        let _ = self.lock.unlock();
+    }
+}
+
 fn is_identity(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -223,6 +243,21 @@ mod tests {
     use super::*;
     use crate::format::Digest;
     use crate::rt::ThreadRuntime;
+
+    /// Jobs of a closed store may hold it for a moment.
+    #[test]
+    fn an_opening_waits_for_the_end_of_an_earlier_one() {
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let directory = larder_testing::scratch();
+        let open = || LocalState::open(&runtime, directory.path().join("x"), LocalOptions::default());
+        let first = block_on(open()).unwrap();
+        let later = Arc::clone(&runtime);
+        runtime.spawn(Box::pin(async move {
+            later.sleep(Duration::from_millis(20)).await;
+            drop(first);
+        }));
+        block_on(open()).unwrap();
+    }
 
     /// Proves H71.
     #[test]

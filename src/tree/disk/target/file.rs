@@ -102,7 +102,7 @@ pub(super) struct LargeFile {
 /// The file under its temporary name. Dropped before it has its own, it is removed.
 struct Written {
     file: File,
-    is_whole: AtomicBool,
+    is_over: AtomicBool,
     metadata: Metadata,
     name: CString,
     parent: Parent,
@@ -133,8 +133,8 @@ impl LargeFile {
                 created => {
                     let file = File::from(created.map_err(io::Error::from)?);
                     set_early(&file, &metadata);
-                    let (is_whole, path) = (false.into(), path.to_vec());
-                    let written = Written { file, is_whole, metadata, name, parent, path, temporary };
+                    let (is_over, path) = (false.into(), path.to_vec());
+                    let written = Written { file, is_over, metadata, name, parent, path, temporary };
                     let (written, target) = (Arc::new(written), target.clone());
                     return Ok(Self { written, end: 0, position: 0, size, target });
                 }
@@ -166,7 +166,7 @@ impl TargetFile for LargeFile {
     }
 
     async fn finish(self: Box<Self>) -> Outcome {
-        let Self { written, end, size, position, target } = *self;
+        let (written, end, size, position) = (Arc::clone(&self.written), self.end, self.size, self.position);
         if position != size {
             let why = format!("{position} of {size} bytes were written");
             return Err(TargetError::not_written(io::Error::other(why)));
@@ -178,7 +178,14 @@ impl TargetFile for LargeFile {
             written.publish(target)?;
             Ok(findings)
         };
-        target.run(b"", finish).await
+        self.target.run(b"", finish).await
+    }
+}
+
+impl Drop for LargeFile {
+    fn drop(&mut self) {
+        // Not left to the last job that holds the file: the process may end before it does.
+        self.written.discard();
     }
 }
 
@@ -201,17 +208,22 @@ impl Written {
             Some(Errno::ISDIR | Errno::NOTEMPTY) => exists(Problem::Exists),
             _ => error.into(),
         })?;
-        self.is_whole.store(true, Ordering::Release);
+        self.is_over.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Removes the file, unless it has its name. A job may be about to rename it: the rename then fails, or was first and leaves nothing to remove.
+    fn discard(&self) {
+        if !self.is_over.swap(true, Ordering::AcqRel) {
+            // If it stays, its name tells what it is.
+            let _ = unlinkat(&self.parent.fd, &*self.temporary, AtFlags::empty());
+        }
     }
 }
 
 impl Drop for Written {
     fn drop(&mut self) {
-        if !self.is_whole.load(Ordering::Acquire) {
-            // If it stays, its name tells what it is.
-            let _ = unlinkat(&self.parent.fd, &*self.temporary, AtFlags::empty());
-        }
+        self.discard();
     }
 }
 
@@ -253,4 +265,28 @@ fn write_with_holes(file: &File, offset: u64, data: &[u8], end: &mut u64) -> io:
         at += HOLE_BYTES;
     }
     write(begin..data.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::executor::block_on;
+
+    use super::*;
+    use crate::pxar::{Mtime, Stat};
+    use crate::rt::ThreadRuntime;
+
+    #[test]
+    fn a_dropped_file_is_removed_although_a_job_holds_it() {
+        let directory = larder_testing::scratch();
+        let root = directory.path().join("root");
+        let target = block_on(DirectoryTarget::create(Arc::new(ThreadRuntime::new()), &root)).unwrap();
+        let mtime = Mtime { seconds: 0, nanoseconds: 0 };
+        let metadata = Metadata::new(Stat { flags: 0, gid: 0, mode: 0o100_600, mtime, uid: 0 });
+        let file = LargeFile::create(&target, b"name", 5, metadata).unwrap();
+        let held_by_a_job = Arc::clone(&file.written);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
+        drop(file);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        drop(held_by_a_job);
+    }
 }
