@@ -3,6 +3,8 @@
 mod backup;
 mod compat;
 mod convenience;
+#[cfg(feature = "testing")]
+mod dropped;
 mod encryption;
 mod keys;
 #[cfg(feature = "testing")]
