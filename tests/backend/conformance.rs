@@ -222,7 +222,7 @@ fn the_recording_backend_counts_calls_by_result() {
         Box::pin(async move {
             let memory = Arc::new(MemoryBackend::new(Arc::clone(&runtime)));
             let faulty = Arc::new(FaultBackend::new(memory));
-            faulty.add(Rule::on(Method::Barrier, Action::Delay(Duration::from_millis(1))));
+            faulty.add(Rule::on(Method::Barrier, Action::Delay(Duration::from_hours(1))));
             let recorder = RecordingBackend::new(faulty);
             let key = Key::Chunk(Digest::of(b"x"));
             // Dropped before it ended.

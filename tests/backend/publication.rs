@@ -78,9 +78,9 @@ fn a_deleted_manifest_is_durable_before_its_files_are_deleted() {
 /// Proves I6.
 #[test]
 fn the_files_of_a_pending_manifest_are_kept() {
-    let (runtime, backend) = memory();
-    let faulty = Arc::new(FaultBackend::new(backend));
-    block_on(async {
+    let sim = SimRuntime::new(1);
+    let faulty = Arc::new(FaultBackend::new(Arc::new(MemoryBackend::new(Arc::new(sim.clone())))));
+    sim.block_on(async {
         let store = store_on(faulty.clone(), Options::default()).await;
         let late = Action::Late(Duration::from_millis(300), ErrorKind::Unavailable);
         faulty.add(Rule::on(Method::Put, late).keys(|key| matches!(key, Key::Manifest(_))).nth(1));
@@ -90,7 +90,7 @@ fn the_files_of_a_pending_manifest_are_kept() {
         assert_eq!(backup.finish().await.unwrap_err().kind(), ErrorKind::Unavailable);
         // The next backup begins before the manifest arrives, and deletes nothing.
         let next = store.backup(&group()).begin().await.unwrap();
-        runtime.sleep(Duration::from_secs(1)).await;
+        sim.sleep(Duration::from_secs(1)).await;
         next.finish().await.unwrap();
         let snapshot = store.snapshot(&name).await.unwrap();
         assert_eq!(restored(&snapshot, "data.bin.didx").await, noise(1, 100_000));

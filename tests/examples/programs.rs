@@ -452,8 +452,8 @@ fn an_interrupted_command_releases_the_lease() {
         ("list", &[], "/host/", Action::StopReading),
         ("maintain", &["move", "host/a", "--to", "n", "--create-ns"], "/host/", Action::StopReading),
         ("maintain", &["status"], "/.gc-status", Action::StopReading),
-        ("maintain", &["gc"], "/host/", Action::Delay(Duration::from_millis(500))),
-        ("maintain", &["verify"], "/.chunks/", Action::Delay(Duration::from_millis(500))),
+        ("maintain", &["gc"], "/host/", Action::DelayUntilReleased),
+        ("maintain", &["verify"], "/.chunks/", Action::DelayUntilReleased),
     ];
     for (at, (name, arguments, part, action)) in cases.into_iter().enumerate() {
         let (signal, wanted) = SIGNALS[at % 2];
@@ -466,6 +466,7 @@ fn an_interrupted_command_releases_the_lease() {
                 .any(|request| request.method == "GET" && request.path.contains(part))
         });
         running.signal(signal);
+        server.release();
         let (status, said) = running.end();
         assert_eq!(status, wanted, "{name} {arguments:?}: {said}");
         server.clear();

@@ -469,14 +469,15 @@ fn presence_records_end_with_a_collection_that_died_after_a_delete() {
     }
 }
 
-/// The next request that deletes several gets no answer, and is executed after a while.
-fn late(server: &FaultServer, after: Duration) {
+/// The next request that deletes several gets no answer, and is executed when somebody waits for it.
+fn late(server: &FaultServer) {
     let rule = Rule::on("POST").query(|query| query.starts_with("delete")).first(1);
-    server.add(rule.then(Action::ExecuteLate(after)));
+    server.add(rule.then(Action::ExecuteWhenReleased));
 }
 
 /// Waits for it.
 fn wait_for_requests(server: &FaultServer) {
+    server.release();
     let is_over = |log: &[fault_server::Logged]| {
         log.iter().filter(|line| line.method == "POST").all(|line| line.is_over || line.status.is_some())
     };
@@ -509,7 +510,6 @@ async fn needs_what_goes(server: &FaultServer, process: &Process) {
 /// Proves H17.
 #[test]
 fn a_process_that_takes_over_the_lease_reads_the_pending_deletes() {
-    // At the same time: both wait for a request that is late.
     thread::scope(|scope| {
         for ends_well in [true, false] {
             scope.spawn(move || block_on(takes_over(ends_well)));
@@ -522,7 +522,7 @@ async fn takes_over(ends_well: bool) {
     let process = opening(None).open(&server).await.unwrap();
     leave(&process.store, &[1, 2]).await;
     drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
-    late(&server, Duration::from_secs(3));
+    late(&server);
     let report = collected(&process.store, at_once().concurrency(1)).await;
     assert_eq!(report.removed.chunks, 2, "the second request was answered");
     if ends_well {
@@ -548,7 +548,7 @@ fn the_next_opening_in_a_process_keeps_the_pending_deletes() {
         let mut process = opening(None).open(&server).await.unwrap();
         leave(&process.store, &[1, 2]).await;
         drop(back_up(&process.store, "host/a", &[4]).await.unwrap());
-        late(&server, Duration::from_secs(3));
+        late(&server);
         collected(&process.store, at_once().concurrency(1)).await;
         let backend = Arc::clone(&process.backend);
         // No opening is left for a moment.

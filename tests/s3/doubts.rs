@@ -195,10 +195,12 @@ fn a_request_with_a_dropped_future_is_counted() {
     let runtime = runtime();
     block_on(async {
         let get = Box::pin(client.raw().get("k", 1));
-        let Either::Right(((), dropped)) = select(get, runtime.sleep(Duration::from_millis(500))).await
-        else {
-            panic!("it stalls")
-        };
+        let is_sent = Box::pin(async {
+            while server.log().is_empty() {
+                runtime.sleep(Duration::from_millis(5)).await;
+            }
+        });
+        let Either::Right(((), dropped)) = select(get, is_sent).await else { panic!("it stalls") };
         drop(dropped);
     });
     assert_eq!(server.log().len(), 1);

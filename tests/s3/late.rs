@@ -22,11 +22,12 @@ use std::time::Duration;
 /// The next request with this method for a key with this end gets no answer, and is executed after a while.
 fn late(server: &FaultServer, method: &str, end: &'static str) {
     let rule = Rule::on(method).path(move |path| path.ends_with(end)).first(1);
-    server.add(rule.then(Action::ExecuteLate(Duration::from_millis(300))));
+    server.add(rule.then(Action::ExecuteWhenReleased));
 }
 
 /// Waits until each request with this method for a key with this end was executed or refused, the late one too.
 fn wait_for_requests(server: &FaultServer, method: &str, end: &str) {
+    server.release();
     let is_over = |log: &[fault_server::Logged]| {
         let meant = log.iter().filter(|line| line.method == method && line.path.ends_with(end));
         meant.into_iter().all(|line| line.is_over || line.status.is_some())
@@ -305,7 +306,7 @@ fn no_collection_runs_while_a_segment_may_be_stored_again() {
     block_on(async {
         let process = Opening::of("store").packed(true).open(&server).await.unwrap();
         let rule = Rule::on("PUT").path(|path| path.contains("/.larder/index/")).first(1);
-        server.add(rule.then(Action::ExecuteLate(Duration::from_millis(300))));
+        server.add(rule.then(Action::ExecuteWhenReleased));
         back_up(&process.store, &group(), 0).await.unwrap();
         let plan = || gc::plan(&process.store, GcOptions::default());
         assert_eq!(plan().await.unwrap_err().kind(), ErrorKind::Busy);
@@ -351,8 +352,7 @@ fn a_late_put_never_replaces_a_newer_value() {
 #[test]
 fn a_group_that_was_not_created_belongs_to_its_next_creator() {
     // Not executed at all, or when another one has made the group.
-    let late = Action::ExecuteLate(Duration::from_millis(400));
-    for fault in [Action::status(403, "AccessDenied"), late] {
+    for fault in [Action::status(403, "AccessDenied"), Action::ExecuteWhenReleased] {
         let server = FaultServer::start(ServerOptions::default());
         block_on(async {
             let process = fresh(&server).await;

@@ -355,14 +355,16 @@ fn a_base_deleted_or_changed_during_a_backup_fails_it_or_leaves_it_whole() {
     }
 }
 
-/// Stops the next listing of the group in the middle, runs another operation, and returns the result of the deletion.
+/// Stops the next listing of the group in the middle, runs another operation, or begins one that waits for the deletion, and returns the result of
+/// the deletion.
 async fn meanwhile(
     server: &FaultServer,
     process: &Process,
     change: impl Future<Output = ()>,
+    waits: bool,
 ) -> Result<larder::store::Deletion> {
-    // It is answered as it was at first, when what comes meanwhile is done.
-    server.add(Rule::list().nth(1).then(Action::Delay(Duration::from_millis(300))));
+    // It is answered as it was at first.
+    server.add(Rule::list().nth(1).then(Action::DelayUntilReleased));
     let before = server.log().len();
     let changed = async {
         let listed =
@@ -370,7 +372,17 @@ async fn meanwhile(
         while !listed(&server.log()) {
             process.clock_sleep(Duration::from_millis(1)).await;
         }
-        change.await;
+        let mut change = Box::pin(change);
+        if waits {
+            let begun = futures::poll!(&mut change);
+            server.release();
+            if begun.is_pending() {
+                change.await;
+            }
+        } else {
+            change.await;
+            server.release();
+        }
     };
     let (deleted, ()) = future::join(process.store.delete_group(&group()), changed).await;
     server.clear();
@@ -386,16 +398,16 @@ fn a_deletion_obeys_changes_since_its_listing() {
         let store = &process.store;
         let name = back_up(store, &group(), 0).await.unwrap().name().clone();
         let protected = async { store.set_protection(&name, Protection::On).await.unwrap() };
-        let done = meanwhile(&server, &process, protected).await.unwrap();
+        let done = meanwhile(&server, &process, protected, false).await.unwrap();
         assert_eq!((done.deleted.len(), &done.protected[..]), (0, &[name.clone()][..]));
         store.set_protection(&name, Protection::Off).await.unwrap();
         let reader = std::cell::RefCell::new(None);
         let opened = async { *reader.borrow_mut() = Some(store.snapshot(&name).await.unwrap()) };
-        assert_eq!(kind(meanwhile(&server, &process, opened).await), ErrorKind::Busy);
+        assert_eq!(kind(meanwhile(&server, &process, opened, false).await), ErrorKind::Busy);
         check(&reader.take().unwrap()).await.unwrap();
         // A backup that begins meanwhile waits until the group is deleted, and creates it again.
         let begun = async { drop(back_up(store, &group(), 1).await.unwrap()) };
-        let done = meanwhile(&server, &process, begun).await.unwrap();
+        let done = meanwhile(&server, &process, begun, true).await.unwrap();
         assert_eq!(done.deleted, [name]);
         assert_eq!(check_all(store, &group()).await.unwrap(), 1);
         assert!(store.owner(&group()).await.unwrap().is_some());

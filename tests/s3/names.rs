@@ -224,8 +224,12 @@ fn a_name_that_a_dead_process_was_deleting_is_not_reused_meanwhile() {
         server.add(Rule::on("DELETE").path(manifest).then(Action::Delay(Duration::from_mins(5))));
         {
             let deleting = Box::pin(one.store.delete_snapshot(&deleted));
-            let enough = Box::pin(one.clock_sleep(Duration::from_millis(200)));
-            assert!(matches!(future::select(deleting, enough).await, future::Either::Right(_)));
+            let is_sent = async {
+                while !server.log().iter().any(|line| line.method == "DELETE" && manifest(&line.path)) {
+                    one.clock_sleep(Duration::from_millis(5)).await;
+                }
+            };
+            assert!(matches!(future::select(deleting, Box::pin(is_sent)).await, future::Either::Right(_)));
         }
         server.clear();
         die(one, &server);

@@ -10,7 +10,7 @@ use larder::internal::s3::{Condition, Requests as _, opened_connections};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Addressing, Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder_testing::s3_server::{ACCESS_KEY, DOMAIN, REGION, S3Server, SECRET_KEY};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
@@ -173,14 +173,10 @@ fn servers_on_this_host_and_exceptions_bypass_the_proxy() {
 fn a_silent_proxy_ends_by_its_timeout() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let silent = listener.local_addr().unwrap();
-    let holding = thread::spawn(move || {
-        let mut held: Vec<_> = listener.incoming().take(3).map(Result::unwrap).collect();
-        // They end when the client gives up.
-        for stream in &mut held {
-            let _ = stream.read_to_end(&mut Vec::new());
-        }
-        held.len()
-    });
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let holding = Arc::clone(&held);
+    // It ends with the process. A connection that the client gave up while it was made may come or not.
+    thread::spawn(move || listener.incoming().for_each(|stream| holding.lock().unwrap().push(stream)));
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
     let http = HttpOptions::default().allow_plaintext().proxy(plain(silent));
     let http = Arc::new(HttpClient::new(Arc::clone(&runtime), http).unwrap());
@@ -195,6 +191,6 @@ fn a_silent_proxy_ends_by_its_timeout() {
         .retry(retry);
     let client = S3Client::new(runtime, http, options).unwrap();
     assert_eq!(block_on(client.raw().get("k", 1)).unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(holding.join().unwrap(), 3);
+    assert!((1..=3).contains(&held.lock().unwrap().len()));
     assert_eq!(client.stats().attempts, 0, "no request was sent");
 }

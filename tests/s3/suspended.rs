@@ -143,10 +143,10 @@ impl Process {
         self.server.add(rule.first(1).then(Action::CutRequestAt(0)));
     }
 
-    /// The answer to the next request of this kind is lost, and that only after a while.
+    /// The answer to the next request of this kind is lost, and that only when the server releases it.
     fn answer_late(&self, method: &'static str, part: &'static str) {
         let late = Rule::on(method).path(move |path| path.contains(part)).first(1);
-        self.server.add(late.then(Action::Delay(Duration::from_millis(500))).then(Action::CutResponseAt(0)));
+        self.server.add(late.then(Action::DelayUntilReleased).then(Action::CutResponseAt(0)));
     }
 
     fn lease(&self) -> serde_json::Value {
@@ -319,12 +319,12 @@ fn a_request_is_not_retried_after_the_lease_was_released() {
     let process = Process::start();
     let since = process.server.log().len();
     // The first answer is lost only after the store was closed.
-    let (server, late) = (Arc::downgrade(&process.server), Rule::on("DELETE").first(1));
-    process.server.add(late.then(Action::Delay(Duration::from_millis(300))).then(Action::CutResponseAt(0)));
+    process.answer_late("DELETE", "");
     let closing = async {
-        process.clock.sleep(Duration::from_millis(100)).await;
+        process.came(since, "DELETE", "").await;
         process.backend.close().await.unwrap();
-        server.upgrade().unwrap().put(LEASE, THEIRS);
+        process.server.put(LEASE, THEIRS);
+        process.server.release();
     };
     let deleting = [key(MANIFEST)];
     let (deleted, ()) = block_on(futures::future::join(delete(&process.backend, &deleting), closing));
@@ -341,7 +341,9 @@ fn a_request_of_an_earlier_lease_term_is_not_retried_in_a_later_one() {
     let reopening = async {
         process.came(since, "DELETE", "index.json").await;
         process.backend.close().await.unwrap();
-        process.backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap()
+        let held = process.backend.lock(&LockScope::Store, LockMode::Shared).await.unwrap();
+        process.server.release();
+        held
     };
     let deleting = [key(MANIFEST)];
     let (deleted, held) = block_on(futures::future::join(delete(&process.backend, &deleting), reopening));
@@ -359,7 +361,9 @@ fn a_request_is_not_retried_after_another_one_detected_the_lost_lease() {
     let losing = async {
         process.came(since, "PUT", ".chunks").await;
         process.server.put(LEASE, THEIRS);
-        process.backend.check_owned().await
+        let lost = process.backend.check_owned().await;
+        process.server.release();
+        lost
     };
     let new = chunk(3);
     let putting = process.backend.put(&new, "new".into(), PutMode::Create);

@@ -461,8 +461,9 @@ fn a_dropped_move_can_be_resumed() {
 /// Proves I6.
 #[test]
 fn the_files_of_a_pending_manifest_are_kept() {
-    block_on(async {
-        let place = memory(3);
+    let sim = SimRuntime::new(5);
+    sim.block_on(async {
+        let place: Arc<dyn Backend> = Arc::new(MemoryBackend::new(Arc::new(sim.clone())).page_entries(3));
         let snapshots = prepared(&place).await;
         let faulty = Arc::new(FaultBackend::new(Arc::clone(&place)));
         let backend: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faulty);
@@ -472,7 +473,7 @@ fn the_files_of_a_pending_manifest_are_kept() {
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "FNN");
         // Its put is still in doubt.
         assert_eq!(letters(&Task::Move.run(&store).await.unwrap()), "BNN");
-        place.runtime().sleep(Duration::from_millis(1500)).await;
+        sim.sleep(Duration::from_millis(1500)).await;
         check_whole(&store, &snapshots, "late").await;
         check_resumed(&store, place.as_ref(), Task::Move, &snapshots, "late").await;
     });

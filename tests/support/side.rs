@@ -67,7 +67,12 @@ pub async fn side_by_side(runtime: Arc<dyn Runtime>, store: Datastore, collector
         }));
         ends.push(end);
     }
-    runtime.sleep(time).await;
+    let (begun, patience) = (runtime.monotonic(), Duration::from_mins(5));
+    let all = || side.counts.iter().all(|count| count.load(Ordering::Relaxed) > 0);
+    // A slow machine takes longer until each of them has done something.
+    while runtime.monotonic() < begun + time || (!all() && runtime.monotonic() < begun + patience) {
+        runtime.sleep(Duration::from_millis(50)).await;
+    }
     side.stop.store(true, Ordering::Relaxed);
     for end in ends {
         end.await.expect("a loop panicked");

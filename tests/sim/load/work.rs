@@ -22,6 +22,8 @@ use larder_testing::noise;
 
 const BACKUPS: u64 = 32;
 const RESTORES: u64 = 8;
+/// Counted in every run.
+const EACH: [&str; 4] = ["backups", "restores", "verifications", "collections"];
 /// Backups pause while a verification, a pruning or a collection takes longer: each processes everything that 32 loops wrote meanwhile.
 const MAINTENANCE: Duration = Duration::from_secs(20);
 
@@ -140,6 +142,11 @@ impl Load {
             ends.push(end);
         }
         self.runtime.sleep(time).await;
+        // A slow machine takes longer until each of them has done something.
+        let patience = self.runtime.monotonic() + Duration::from_mins(5);
+        while !self.has_all() && self.runtime.monotonic() < patience {
+            self.runtime.sleep(Duration::from_millis(50)).await;
+        }
         self.stop.store(true, Ordering::Relaxed);
         for end in ends {
             end.await.expect("a loop panicked");
@@ -181,9 +188,14 @@ impl Load {
         let counts = self.counts.lock().unwrap();
         // In a short run, each prune may find its snapshots in use.
         let is_short = counts.get("backups").is_none_or(|backups| *backups < 300);
-        for what in ["backups", "restores", "verifications", "pruned", "collections"] {
+        for what in EACH.into_iter().chain(["pruned"]) {
             assert!(is_short && what == "pruned" || counts.contains_key(what), "no {what}: {counts:?}");
         }
+    }
+
+    fn has_all(&self) -> bool {
+        let counts = self.counts.lock().unwrap();
+        EACH.iter().all(|what| counts.contains_key(what))
     }
 
     /// One line of totals.

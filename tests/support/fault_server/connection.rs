@@ -59,7 +59,7 @@ impl Exchange<'_> {
         }
         if plan.responds_early() {
             let reply = alter::instead(&plan, &head).unwrap_or_default();
-            self.shared.pause(plan.delay().unwrap_or_default())?;
+            self.shared.wait(plan.delay())?;
             self.send(&plan, &head.method, reply, true)?;
             return Ok(Next::Close);
         }
@@ -118,16 +118,16 @@ impl Exchange<'_> {
             Ok(request) => request,
             Err(what) => return self.refuse(&what),
         };
-        if let Some(time) = plan.executes_late() {
+        if let Some(late) = plan.executes_late() {
             self.socket.close();
             self.shared.forget(self.connection);
-            self.shared.pause(time)?;
+            self.shared.wait(Some(late))?;
         }
         let reply = told.unwrap_or_else(|| self.execute(plan, &request));
         if plan.executes_late().is_some() || plan.executes_then_drops() {
             return Ok(Next::Close);
         }
-        self.shared.pause(plan.delay().unwrap_or_default())?;
+        self.shared.wait(plan.delay())?;
         self.send(plan, &method, reply, closes)
     }
 

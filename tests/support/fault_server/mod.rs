@@ -84,9 +84,10 @@ impl FaultServer {
         lock(&self.shared.rules).push(rule);
     }
 
-    /// Drops all rules. Actions that have begun continue.
+    /// Drops all rules. Actions that have begun continue; those that begin later wait for the next [`release`](Self::release).
     pub fn clear(&self) {
         lock(&self.shared.rules).clear();
+        self.shared.hold_again();
     }
 
     /// Every request whose head was read, in that order.
@@ -141,6 +142,12 @@ impl FaultServer {
     /// Removes an object past all rules.
     pub fn remove(&self, key: &str) {
         lock(&self.shared.bucket).objects.remove(key);
+    }
+
+    /// Lets the requests go on that [`Action::DelayUntilReleased`] and [`Action::ExecuteWhenReleased`] hold, also later ones, until
+    /// [`clear`](Self::clear).
+    pub fn release(&self) {
+        self.shared.release();
     }
 
     /// Dies: closes the listener and every connection. Late requests are not executed. The bucket, the rules and

@@ -10,6 +10,13 @@ pub(super) struct Plan {
     pub(super) actions: Vec<Action>,
 }
 
+/// The end of a pause.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wait {
+    For(Duration),
+    UntilReleased,
+}
+
 impl Plan {
     pub(super) fn new(actions: Vec<Action>) -> Self {
         Self { actions }
@@ -31,8 +38,12 @@ impl Plan {
         self.find(|action| if let Action::CutResponseAt(bytes) = action { Some(*bytes) } else { None })
     }
 
-    pub(super) fn delay(&self) -> Option<Duration> {
-        self.find(|action| if let Action::Delay(time) = action { Some(*time) } else { None })
+    pub(super) fn delay(&self) -> Option<Wait> {
+        self.find(|action| match action {
+            Action::Delay(time) => Some(Wait::For(*time)),
+            Action::DelayUntilReleased => Some(Wait::UntilReleased),
+            _ => None,
+        })
     }
 
     pub(super) fn drip(&self) -> Option<(usize, Duration)> {
@@ -41,8 +52,12 @@ impl Plan {
         )
     }
 
-    pub(super) fn executes_late(&self) -> Option<Duration> {
-        self.find(|action| if let Action::ExecuteLate(time) = action { Some(*time) } else { None })
+    pub(super) fn executes_late(&self) -> Option<Wait> {
+        self.find(|action| match action {
+            Action::ExecuteLate(time) => Some(Wait::For(*time)),
+            Action::ExecuteWhenReleased => Some(Wait::UntilReleased),
+            _ => None,
+        })
     }
 
     pub(super) fn executes_then_drops(&self) -> bool {

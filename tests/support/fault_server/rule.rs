@@ -128,6 +128,8 @@ pub enum Action {
     CutResponseAt(usize),
     /// Executes, and answers after this time.
     Delay(Duration),
+    /// Executes, and answers after [`FaultServer::release`](super::FaultServer::release).
+    DelayUntilReleased,
     /// Sends `bytes` at a time, and waits after each.
     Drip { bytes: usize, every: Duration },
     /// The answer lacks this header. Without its length an answer ends with the connection.
@@ -136,6 +138,8 @@ pub enum Action {
     DropXmlElement(&'static str),
     /// Closes at once, and executes after this time.
     ExecuteLate(Duration),
+    /// Closes at once, and executes after [`FaultServer::release`](super::FaultServer::release).
+    ExecuteWhenReleased,
     /// Executes, and closes without an answer.
     ExecuteThenDrop,
     /// One bit is wrong.

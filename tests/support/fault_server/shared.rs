@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::bucket::Bucket;
 use super::options::Options;
-use super::plan::Plan;
+use super::plan::{Plan, Wait};
 use super::request::Head;
 use super::rule::Rule;
 
@@ -66,6 +66,10 @@ pub(super) struct Record {
 
 #[derive(Debug, Default)]
 pub(super) struct Life {
+    /// Number of the gate at which requests wait now that a rule holds.
+    gate: u64,
+    /// Gates below this number are open.
+    opened_gates: u64,
     running: bool,
     pub(super) opened: u64,
     open: HashMap<u64, TcpStream>,
@@ -138,6 +142,35 @@ impl Shared {
             return Ok(());
         }
         Err(io::Error::other("the server has stopped"))
+    }
+
+    /// Waits as a rule says, at most until the server stops, and then fails.
+    pub(super) fn wait(&self, wait: Option<Wait>) -> io::Result<()> {
+        match wait {
+            None => self.pause(Duration::ZERO),
+            Some(Wait::For(time)) => self.pause(time),
+            Some(Wait::UntilReleased) => {
+                let life = lock(&self.life);
+                let gate = life.gate;
+                let waited = self.stopped.wait_while(life, |life| life.running && life.opened_gates <= gate);
+                let running = waited.unwrap_or_else(PoisonError::into_inner).running;
+                if running { Ok(()) } else { Err(io::Error::other("the server has stopped")) }
+            }
+        }
+    }
+
+    /// Lets requests go on that a rule holds, also later ones.
+    pub(super) fn release(&self) {
+        let mut life = lock(&self.life);
+        life.opened_gates = life.gate + 1;
+        drop(life);
+        self.stopped.notify_all();
+    }
+
+    /// Holds requests that begin to wait from now on.
+    pub(super) fn hold_again(&self) {
+        let mut life = lock(&self.life);
+        life.gate = life.opened_gates;
     }
 
     /// Waits until the server stops.
