@@ -93,8 +93,9 @@ impl StoreInner {
             None => backend,
         };
         let state = local.as_ref().map(|local| Arc::clone(&local.state));
-        // Buffers in use and free ones together. With fewer bytes, more chunks would touch fresh memory, which costs up to a tenth of a backup.
-        let (level, kept) = (options.compression_level, memory.writers / 4 * 3);
+        // Buffers in use and free ones together. With fewer bytes, more chunks would touch fresh memory, which costs up to a tenth of a backup; with
+        // more, a backup of large files takes more than 100 MB.
+        let (level, kept) = (options.compression_level, memory.writers / 8 * 5);
         let uuid = identity.get().map(|identity| identity.uuid.as_str());
         let chunks =
             ChunkStore::new((Arc::clone(&backend), uncached), packs.clone(), state, level, kept, uuid);
