@@ -85,8 +85,9 @@ fn deletions_wait_until_the_files_of_a_dropped_writer_are_removed() {
             let name = scene.back_up(&noise(1, CHUNK)).await.name().clone();
             let backup = scene.store.backup(&group()).begin().await.unwrap();
             backup.blob("x.conf", "text").await.unwrap();
+            let is_blob = |key: &Key| matches!(key, Key::Archive(_, name) if name.as_str() == "x.conf.blob");
             let slow = Action::Delay(Duration::from_millis(100));
-            scene.faults.add(Rule::on(Method::Delete, slow).keys(|key| matches!(key, Key::Archive(..))));
+            scene.faults.add(Rule::on(Method::Delete, slow).keys(is_blob));
             drop(backup);
             sim.sleep(Duration::from_millis(10)).await;
             if is_group {

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::{Key, Prefix};
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::catalog::list::FileInfo;
-use crate::store::{SnapshotInfo, StoreInner};
+use crate::store::{SnapshotInfo, SnapshotState, StoreInner};
 
 /// Result of the deletion of a group or a namespace.
 #[non_exhaustive]
@@ -292,7 +292,8 @@ impl Deletions<'_> {
     pub(crate) async fn remove_group_if_empty(&self, group: &GroupName) -> Result<bool, DeleteError> {
         let guard = match self.inner.locks().group(group).await {
             Err(error) if error.kind() == ErrorKind::Busy => {
-                if !self.inner.catalog().snapshots(group).await?.is_empty() {
+                let snapshots = self.inner.catalog().snapshots(group).await?;
+                if snapshots.iter().any(|info| info.state != SnapshotState::Unfinished) {
                     return Ok(false);
                 }
                 // A dropped writer may be removing its files in the background.
