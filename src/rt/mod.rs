@@ -68,7 +68,7 @@ type AnswerJob = Box<dyn FnOnce() -> AnyAnswer + Send>;
 /// * **Spawned tasks run**: a task given to [`spawn`](Runtime::spawn) is polled to completion without being awaited,
 ///   as long as the runtime itself lives.
 /// * **Blocking jobs run**: a job given to [`spawn_blocking`](Runtime::spawn_blocking) runs exactly once, on a pool whose size
-///   is bounded, and never on a thread that polls tasks. Jobs may wait for files, never for other jobs.
+///   is bounded, and never on a thread that polls tasks. Jobs may wait for files, and for other jobs only if those run already.
 /// * **Monotonic**: [`monotonic`](Runtime::monotonic) never decreases, and counts the time in which the host was suspended. Leases and
 ///   deadlines depend on it: with a clock that stands still meanwhile, a host that wakes up believes that its lease is fresh.
 ///

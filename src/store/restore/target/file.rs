@@ -5,6 +5,7 @@ use std::io::{self, Seek as _};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Runtime;
 use crate::store::restore::target::temporary::Temporary;
 use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
+
+/// Maximum time for which `open` waits for a file that is in use, and the pause between two attempts.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// A file or a block device.
 ///
@@ -103,12 +108,22 @@ impl FileTarget {
     /// ended, where the filesystem has locks.
     ///
     /// # Errors
-    /// `Busy` for a device that is mounted or in use as a part of another, and for a file that is locked, by another target for instance; `InvalidInput` for anything but a file and a block
+    /// `Busy` for a device that is mounted or in use as a part of another, and for a file that is locked by another target
+    /// or with `flock`, after half a second; `InvalidInput` for anything but a file and a block
     /// device; `NotFound`, `Denied` and similar.
     pub async fn open(runtime: Arc<dyn Runtime>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let existing = runtime.run_blocking("open", move || Existing::open(&path)).await?;
-        Ok(Self::of(runtime, State::Existing(existing)))
+        let end = runtime.monotonic() + LOCK_WAIT;
+        loop {
+            let path = path.clone();
+            match runtime.run_blocking("open", move || Existing::open(&path)).await {
+                // The last write of a dropped target may still hold it.
+                Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
+                    runtime.sleep(LOCK_PAUSE).await;
+                }
+                existing => return Ok(Self::of(runtime, State::Existing(existing?))),
+            }
+        }
     }
 
     fn of(runtime: Arc<dyn Runtime>, state: State) -> Self {
