@@ -466,6 +466,8 @@ fn an_interrupted_command_releases_the_lease() {
                 .any(|request| request.method == "GET" && request.path.contains(part))
         });
         running.signal(signal);
+        // The program hears of it on a thread of its own.
+        (0..20).for_each(|_| pause());
         server.release();
         let (status, said) = running.end();
         assert_eq!(status, wanted, "{name} {arguments:?}: {said}");

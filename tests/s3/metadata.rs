@@ -372,13 +372,14 @@ async fn meanwhile(
         while !listed(&server.log()) {
             process.clock_sleep(Duration::from_millis(1)).await;
         }
-        let mut change = Box::pin(change);
+        let change = Box::pin(change);
         if waits {
-            let begun = futures::poll!(&mut change);
+            let moment = Box::pin(process.clock_sleep(Duration::from_millis(50)));
+            let future::Either::Right(((), waiting)) = future::select(change, moment).await else {
+                panic!("it did not wait for the deletion")
+            };
             server.release();
-            if begun.is_pending() {
-                change.await;
-            }
+            waiting.await;
         } else {
             change.await;
             server.release();

@@ -74,7 +74,7 @@ async fn opened_as(server: &FaultServer, name: &str, directory: Option<&Path>) -
 
 /// Opens local state. Background work of an earlier process may hold it for a moment.
 async fn local_state(runtime: &Arc<dyn Runtime>, directory: &Path) -> Result<Arc<LocalState>> {
-    for _ in 0..5_000 {
+    for _ in 0..20 {
         match LocalState::open(runtime, directory, LocalOptions::default().cache_bytes(1 << 28)).await {
             Err(error) if error.kind() == ErrorKind::Busy => runtime.sleep(Duration::from_millis(1)).await,
             opened => return opened,
