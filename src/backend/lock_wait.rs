@@ -14,11 +14,6 @@ pub(crate) const GROUP_WAIT: Duration = Duration::from_millis(500);
 /// Maximum wait for the lock of the store while its holder removes the leftovers of a dead writer, which takes some deletions on a disk.
 const STORE_WAIT: Duration = Duration::from_secs(10);
 
-/// First pause between two attempts; it doubles up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(1);
-
-const MAX_PAUSE: Duration = Duration::from_millis(100);
-
 /// Takes a lock, and tries again until `wait` is over while another holder has it.
 ///
 /// # Errors
@@ -47,16 +42,5 @@ async fn lock_while(
     wait: Duration,
     should_wait: impl Fn(&Error) -> bool,
 ) -> Result<Box<dyn LockGuard>> {
-    let runtime = backend.runtime();
-    let end = runtime.monotonic() + wait;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match backend.lock(scope, mode).await {
-            Err(error) if should_wait(&error) && runtime.monotonic() < end => {
-                runtime.sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
-            }
-            taken => return taken,
-        }
-    }
+    backend.runtime().retry_for(wait, should_wait, || backend.lock(scope, mode)).await
 }

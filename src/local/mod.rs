@@ -34,9 +34,8 @@ use crate::local::presence::PresenceStore;
 use crate::local::segments::SegmentFiles;
 use crate::rt::Runtime;
 
-/// Maximum time for which `open` waits for the lock, and the pause between two attempts.
+/// Maximum time for which `open` waits for the lock.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Options of local state.
 #[derive(Clone, Copy, Debug)]
@@ -89,17 +88,13 @@ impl LocalState {
         let mut random = [0; 16];
         runtime.fill_random(&mut random);
         let instance = format!("{:032x}", u128::from_le_bytes(random));
-        let end = runtime.monotonic() + LOCK_WAIT;
-        loop {
+        let is_in_use = |error: &Error| error.kind() == ErrorKind::Busy;
+        let open = || {
             let (directory, instance) = (directory.clone(), instance.clone());
             let open = move || Self::open_blocking(directory, instance, options);
-            match runtime.run_blocking("open local state", open).await {
-                Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
-                    runtime.sleep(LOCK_PAUSE).await;
-                }
-                opened => return opened,
-            }
-        }
+            runtime.run_blocking("open local state", open)
+        };
+        runtime.retry_for(LOCK_WAIT, is_in_use, open).await
     }
 
     fn open_blocking(directory: PathBuf, drawn: String, options: LocalOptions) -> Result<Arc<Self>> {

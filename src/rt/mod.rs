@@ -17,6 +17,7 @@ mod eyeballs;
 pub(crate) mod held;
 pub(crate) mod limit;
 mod rate;
+mod retry;
 pub(crate) mod semaphore;
 #[cfg(feature = "testing")]
 pub(crate) mod sim;

@@ -65,7 +65,7 @@ pub struct ArchiveReader {
     pub(super) fills_cache: bool,
     pub(super) lock: Arc<dyn LockGuard>,
     pub(super) position: u64,
-    /// One for each chunk that is in flight ahead of a stream. Those that have arrived need none.
+    /// Slots of the chunks that are in flight ahead of a stream. A chunk that has arrived holds none.
     pub(super) slots: Arc<Semaphore>,
     /// `true` if it was read as a stream.
     pub(super) started: bool,

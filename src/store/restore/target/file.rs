@@ -15,9 +15,8 @@ use crate::rt::Runtime;
 use crate::store::restore::target::temporary::Temporary;
 use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
 
-/// Maximum time for which `open` waits for a file that is in use, and the pause between two attempts.
+/// Maximum time for which `open` waits for a file that is in use.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// A file or a block device.
 ///
@@ -25,7 +24,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// is written in place.
 ///
 /// # Cancel safety
-/// A restore that is dropped leaves at most one write to the target behind, which goes on by itself. The next restore into the same target waits for it.
+/// A dropped restore may leave one job that still writes to the target. The next restore into the same target waits for that job.
 #[derive(Debug)]
 pub struct FileTarget {
     /// The restore that may write.
@@ -113,17 +112,14 @@ impl FileTarget {
     /// device; `NotFound`, `Denied` and similar.
     pub async fn open(runtime: Arc<dyn Runtime>, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let end = runtime.monotonic() + LOCK_WAIT;
-        loop {
+        // The last write of a dropped target may still hold it.
+        let is_in_use = |error: &Error| error.kind() == ErrorKind::Busy;
+        let open = || {
             let path = path.clone();
-            match runtime.run_blocking("open", move || Existing::open(&path)).await {
-                // The last write of a dropped target may still hold it.
-                Err(error) if error.kind() == ErrorKind::Busy && runtime.monotonic() < end => {
-                    runtime.sleep(LOCK_PAUSE).await;
-                }
-                existing => return Ok(Self::of(runtime, State::Existing(existing?))),
-            }
-        }
+            runtime.run_blocking("open", move || Existing::open(&path))
+        };
+        let existing = runtime.retry_for(LOCK_WAIT, is_in_use, open).await?;
+        Ok(Self::of(runtime, State::Existing(existing)))
     }
 
     fn of(runtime: Arc<dyn Runtime>, state: State) -> Self {
