@@ -118,6 +118,7 @@ pub mod http;
 pub mod internal;
 pub mod keys;
 pub mod local;
+mod locked_file;
 pub mod manual;
 mod observer;
 mod open;

@@ -26,12 +26,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use crate::error::{Error, ErrorKind, Result};
 pub use crate::local::cache::CacheCounts;
 use crate::local::cache::ChunkCache;
 use crate::local::mirror::{CopyName, Mirror};
 use crate::local::presence::PresenceStore;
 use crate::local::segments::SegmentFiles;
+use crate::locked_file::LockedFile;
 use crate::rt::Runtime;
 
 /// Maximum time for which `open` waits for the lock.
@@ -64,13 +68,14 @@ impl LocalOptions {
 pub struct LocalState {
     directory: PathBuf,
     instance: String,
-    lock: File,
     pub(crate) chunks: Option<ChunkCache>,
     pub(crate) mirror: Mirror,
     /// The records of the term with this epoch.
     presence: Mutex<Option<(u64, Arc<PresenceStore>)>>,
     /// `None` if they cannot be opened.
     pub(crate) segments: Option<Arc<SegmentFiles>>,
+    /// Dropped last, when the files are closed.
+    _lock: LockedFile,
 }
 
 impl LocalState {
@@ -102,12 +107,12 @@ impl LocalState {
         private::make_directory(&directory).map_err(failed)?;
         let lock =
             private::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
-        lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => {
+        let lock = LockedFile::lock(lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == Errno::WOULDBLOCK {
                 let error = Error::new(ErrorKind::Busy, "open local state").on(directory.display());
-                error.because("it is in use")
+                return error.because("it is in use");
             }
-            fs::TryLockError::Error(error) => failed(error),
+            failed(error.into())
         })?;
         let instance = match private::read_text(&directory.join("instance")) {
             Ok(found) if is_identity(&found) => found,
@@ -121,7 +126,15 @@ impl LocalState {
         // A cache that cannot be opened is none (H63).
         let chunks = (budget > 0).then(|| ChunkCache::open(&directory.join("chunks"), budget).ok()).flatten();
         let segments = SegmentFiles::open(&directory.join("segments")).ok().map(Arc::new);
-        Ok(Arc::new(Self { chunks, directory, instance, lock, mirror, presence: Mutex::default(), segments }))
+        Ok(Arc::new(Self {
+            chunks,
+            directory,
+            instance,
+            mirror,
+            presence: Mutex::default(),
+            segments,
+            _lock: lock,
+        }))
     }
 
     /// Statistics of the chunk cache since the state was opened; `None` without a cache.
@@ -195,13 +208,6 @@ impl LocalState {
             }
             _ => replace(&self.directory, "store", identity).map_err(|error| failure(error, &self.directory)),
         }
-    }
-}
-
-impl Drop for LocalState {
-    fn drop(&mut self) {
-        // Closing the file is not enough: a process that is just being started has the descriptor too.
-        let _ = self.lock.unlock();
     }
 }
 

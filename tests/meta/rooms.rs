@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 35] = [
+const ROOMS: [(&str, &[&str]); 36] = [
     ("mutation", &[]),
     ("wording", &[]),
     ("error", &["wording"]),
@@ -17,6 +17,7 @@ const ROOMS: [(&str, &[&str]); 35] = [
     ("format", &["buffers", "calendar", "crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
+    ("locked_file", &[]),
     ("rename", &[]),
     ("observer", &[]),
     ("retention", &["format"]),
@@ -27,8 +28,8 @@ const ROOMS: [(&str, &[&str]); 35] = [
     ("wire", &["calendar"]),
     ("http", &["base64", "buffers", "rt", "wire", "wording"]),
     ("s3", &["base64", "buffers", "http", "rt", "trace", "wire", "wording"]),
-    ("local", &["format", "rt", "trace", "wording"]),
-    ("backend", &["buffers", "format", "local", "rename", "rt", "s3", "trace", "wording"]),
+    ("local", &["format", "locked_file", "rt", "trace", "wording"]),
+    ("backend", &["buffers", "format", "local", "locked_file", "rename", "rt", "s3", "trace", "wording"]),
     ("packs", &["backend", "buffers", "format", "local", "rt"]),
     ("chunks", &["backend", "buffers", "crypt", "digest_set", "format", "local", "packs", "rt", "trace"]),
     (
@@ -41,6 +42,7 @@ const ROOMS: [(&str, &[&str]); 35] = [
             "crypt",
             "format",
             "local",
+            "locked_file",
             "observer",
             "packs",
             "pxar",

@@ -16,10 +16,10 @@ use rustix::fs::FlockOperation;
 use crate::backend::fs::call::{FreeSpace, is_refused, named};
 use crate::backend::fs::disk_op::{DiskCall, DiskOp};
 use crate::backend::fs::filesystems::{self, Filesystems};
-use crate::backend::fs::locked_file::LockedFile;
 #[cfg(feature = "testing")]
 use crate::backend::fs::replay::DiskRecord;
 use crate::backend::fs::version::inode_of;
+use crate::locked_file::LockedFile;
 use crate::rename::{self, may_be_lacking};
 
 /// The directory of a store. All changes of its contents are methods of this type. Paths are relative to it. All calls block.

@@ -38,10 +38,10 @@ use rustix::io::Errno;
 use crate::backend::fs::call::{FreeSpace, is_full};
 use crate::backend::fs::lock_names::{HASHED, JOURNAL, lock_file, locked_object};
 use crate::backend::fs::lock_place::{Place, REPLACED_TRIES, give, identity, lock_file_options};
-use crate::backend::fs::locked_file::LockedFile;
 use crate::backend::{LockGuard, LockMode, LockScope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::ENCLOSURE;
+use crate::locked_file::LockedFile;
 use crate::rt::Runtime;
 
 const ALONE: FlockOperation = FlockOperation::NonBlockingLockExclusive;

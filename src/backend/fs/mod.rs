@@ -67,7 +67,6 @@ mod lock;
 mod lock_files;
 mod lock_names;
 mod lock_place;
-mod locked_file;
 mod objects;
 mod open_packs;
 #[cfg(feature = "testing")]

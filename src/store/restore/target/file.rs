@@ -1,7 +1,8 @@
 //! Files and block devices as targets.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Seek as _};
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::locked_file::LockedFile;
 use crate::rt::Runtime;
 use crate::store::restore::target::temporary::Temporary;
 use crate::store::restore::target::{RestoreTarget, ZEROS_BYTES};
@@ -58,18 +60,27 @@ struct Existing {
     announced: u64,
     /// `true` if the file is cut at the end of the archive.
     cuts: bool,
-    file: Arc<Locked>,
+    file: Arc<Opened>,
     is_device: bool,
 }
 
-/// A file that is locked against other targets, if it is no device, until the last job has ended.
+/// A file or device that is open until the last job has ended.
 #[derive(Debug)]
-struct Locked(File);
+enum Opened {
+    /// For exclusive use, on Linux.
+    Device(File),
+    /// Locked against other targets.
+    File(LockedFile),
+}
 
-impl Drop for Locked {
-    fn drop(&mut self) {
-        // Closing is not enough: a child process may have the descriptor for a moment.
-        let _ = self.0.unlock();
+impl Deref for Opened {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Self::Device(file) => file,
+            Self::File(file) => file,
+        }
     }
 }
 
@@ -140,7 +151,7 @@ impl FileTarget {
         match &self.state {
             State::Existing(existing) => {
                 let file = Arc::clone(&existing.file);
-                self.run(move |_| job(&file.0)).await
+                self.run(move |_| job(&file)).await
             }
             State::New(temporary) => {
                 let temporary = Arc::clone(temporary);
@@ -195,11 +206,13 @@ impl Existing {
             }
             _ => failed(error),
         })?;
-        let file = Locked(file);
-        // Not every filesystem has locks.
-        if !is_device && matches!(file.0.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err(Error::new(ErrorKind::Busy, "open").on(path.display()).because("it is locked"));
-        }
+        let file = if is_device {
+            Opened::Device(file)
+        } else {
+            Opened::File(LockedFile::lock_if_supported(file).map_err(|_| {
+                Error::new(ErrorKind::Busy, "open").on(path.display()).because("it is locked")
+            })?)
+        };
         Ok(Self { announced: 0, cuts: false, file: Arc::new(file), is_device })
     }
 }

@@ -8,17 +8,30 @@ use rustix::io::{Errno, retry_on_intr};
 
 /// A file that is locked until it is dropped.
 #[derive(Debug)]
-pub(super) struct LockedFile(File);
+pub(crate) struct LockedFile(File);
 
 impl LockedFile {
     /// Locks a file.
-    pub(super) fn lock(file: File, how: FlockOperation) -> Result<Self, Errno> {
-        retry_on_intr(|| flock(&file, how))?;
-        Ok(Self(file))
+    pub(crate) fn lock(file: File, how: FlockOperation) -> Result<Self, Errno> {
+        let file = Self(file);
+        file.relock(how)?;
+        Ok(file)
+    }
+
+    /// Locks a file for its holder alone without waiting. A filesystem without locks is no failure.
+    ///
+    /// # Errors
+    /// `WOULDBLOCK` if it is locked.
+    pub(crate) fn lock_if_supported(file: File) -> Result<Self, Errno> {
+        let file = Self(file);
+        match file.relock(FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(Errno::WOULDBLOCK),
+            Ok(()) | Err(_) => Ok(file),
+        }
     }
 
     /// Locks the file in another way.
-    pub(super) fn relock(&self, how: FlockOperation) -> Result<(), Errno> {
+    pub(crate) fn relock(&self, how: FlockOperation) -> Result<(), Errno> {
         retry_on_intr(|| flock(&self.0, how))
     }
 }
