@@ -151,6 +151,11 @@ impl BucketClient {
         &self.shared.options.bucket
     }
 
+    /// Deadline of a request with all its attempts, without the allowance for its bodies.
+    pub(crate) fn request_deadline(&self) -> Duration {
+        self.shared.options.retry.deadline
+    }
+
     /// Statistics of all requests so far.
     pub fn stats(&self) -> RequestStats {
         self.shared.counters.stats()

@@ -10,13 +10,14 @@ use larder::http::{HttpClient, HttpOptions};
 use larder::internal::s3::{Condition, ListRequest, Requests as _};
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{
-    Credentials, Operation, RequestOutcome, Risk, S3Capabilities, S3Client, S3Options, StaticCredentials,
-    Support,
+    Credentials, Operation, RequestOutcome, RetryOptions, Risk, S3Capabilities, S3Client, S3Options,
+    StaticCredentials, Support,
 };
 use larder_testing::bucket::{Bucket, attempts};
 use larder_testing::fault_server;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 fn client(options: S3Options, http: HttpOptions) -> (Arc<dyn Runtime>, S3Client) {
     let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
@@ -159,6 +160,28 @@ fn a_server_with_inconsistent_reads_or_listings_is_refused() {
     };
     assert_eq!(open(&[]).unwrap_err().kind(), ErrorKind::Unsupported);
     assert!(open(&[Risk::ObjectLock]).is_ok());
+}
+
+/// A request that takes longer than stores expect could remove or replace what another process relies on.
+#[test]
+fn a_client_whose_requests_may_take_half_an_hour_is_refused() {
+    use larder_testing::fault_server::{FaultServer, Options};
+    let server = FaultServer::start(Options::default());
+    let found = block_on(faulty(&server).1.probe("store/")).unwrap();
+    for (deadline, is_refused) in
+        [(Duration::from_mins(30), true), (Duration::MAX, true), (Duration::from_mins(29), false)]
+    {
+        let mut retry = RetryOptions::default();
+        retry.deadline = deadline;
+        let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
+        let options = S3Options::new(server.url(), "bucket").credentials(credentials).retry(retry);
+        let (runtime, client) = client(options, larder_testing::plaintext());
+        let opened = S3Backend::new(runtime, client, "store", found.clone(), &[]);
+        assert_eq!(
+            opened.map(drop).map_err(|error| error.kind()),
+            if is_refused { Err(ErrorKind::InvalidInput) } else { Ok(()) }
+        );
+    }
 }
 
 /// Proves H31.

@@ -33,7 +33,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::backend::in_doubt::{is_certain, is_over};
+use crate::backend::in_doubt::{MAX_REQUEST_TIME, is_certain, is_over};
 use crate::backend::lock_table::LockTable;
 use crate::backend::s3::guard::Guard;
 use crate::backend::s3::lease::{Attempt, Care, Lease};
@@ -83,7 +83,8 @@ impl S3Backend {
     ///
     /// # Errors
     /// `Unsupported` if the server has a risk that was not accepted, or if its listings are unreliable. `InvalidInput` if a key of the store
-    /// could be longer than the 1024 bytes that S3 allows, or if the name has a `/`.
+    /// could be longer than the 1024 bytes that S3 allows, if the name has a `/`, or if the [deadline](crate::s3::RetryOptions::deadline) of the
+    /// client is 30 minutes or more.
     pub fn new(
         runtime: Arc<dyn Runtime>,
         client: S3Client,
@@ -97,6 +98,9 @@ impl S3Backend {
         }
         if store.len() > MAX_STORE_BYTES {
             return Err(refused().because("the name is too long for the keys below it"));
+        }
+        if client.requests().request_deadline() >= MAX_REQUEST_TIME {
+            return Err(refused().because("the deadline of the client is 30 minutes or more"));
         }
         if let Some(risk) = server.risks().into_iter().find(|risk| !accepted.contains(risk)) {
             let refused = Error::new(ErrorKind::Unsupported, "open the store").on(store);
