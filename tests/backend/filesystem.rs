@@ -614,6 +614,23 @@ fn a_held_lock_is_lost_when_its_file_is_replaced() {
 }
 
 #[test]
+fn a_link_to_nothing_in_the_place_of_lock_files_is_no_held_lock() {
+    let directory = larder_testing::scratch();
+    let backend = create(directory.path());
+    let locks = directory.path().join(".larder-locks");
+    let _ = fs::remove_dir_all(&locks);
+    std::os::unix::fs::symlink(directory.path().join("nothing"), &locks).unwrap();
+    let group = LockScope::Group("vm/100".parse().unwrap());
+    for mode in [LockMode::Exclusive, LockMode::Shared] {
+        let failed = block_on(backend.lock(&group, mode)).unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Unavailable);
+        assert!(std::error::Error::source(&failed).is_some(), "{failed:#}");
+    }
+    fs::remove_file(&locks).unwrap();
+    block_on(backend.lock(&group, LockMode::Exclusive)).unwrap();
+}
+
+#[test]
 fn the_longest_namespace_can_be_locked() {
     let directory = larder_testing::scratch();
     let backend = create(directory.path());

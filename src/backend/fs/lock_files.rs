@@ -98,10 +98,14 @@ impl LockDirectory {
         let failed = |error: io::Error| Error::io(error, "lock").on(subject);
         let busy = || Error::new(ErrorKind::Busy, "lock").on(subject);
         let claim = || Claim::take(self.store, name, mode).ok_or_else(busy);
+        let mut missing = None;
         for _ in 0..REPLACED_TRIES {
             let file = match self.open(&path, mode) {
                 // The directory of the namespace was removed, or another process is making a lock file.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    missing = Some(error);
+                    continue;
+                }
                 Ok(Opened::Busy) => continue,
                 Ok(Opened::Directory(lock)) => {
                     let place = AbsentPlace { _lock: lock, path, runtime: Arc::clone(runtime) };
@@ -135,7 +139,9 @@ impl LockDirectory {
                 return Ok(FileGuard { claim: None, held: Held::File(file, place) });
             }
         }
-        Err(busy())
+        // A link to nothing, in the place of a directory of lock files. `NotFound` would be about what is to be locked.
+        let unavailable = |error| Error::new(ErrorKind::Unavailable, "lock").on(subject).because(error);
+        Err(missing.map_or_else(busy, unavailable))
     }
 
     fn open(&self, path: &Path, mode: LockMode) -> io::Result<Opened> {
