@@ -112,6 +112,7 @@ mod digest_set;
 pub mod error;
 pub mod format;
 pub mod gc;
+mod holes;
 #[cfg(feature = "s3")]
 pub mod http;
 #[doc(hidden)]

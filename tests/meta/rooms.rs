@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room with the rooms that it may name beside `error`. Floors from bottom to top.
-const ROOMS: [(&str, &[&str]); 36] = [
+const ROOMS: [(&str, &[&str]); 37] = [
     ("mutation", &[]),
     ("wording", &[]),
     ("error", &["wording"]),
@@ -17,6 +17,7 @@ const ROOMS: [(&str, &[&str]); 36] = [
     ("format", &["buffers", "calendar", "crypt", "wording"]),
     ("chunker", &["format"]),
     ("digest_set", &["format"]),
+    ("holes", &[]),
     ("locked_file", &[]),
     ("rename", &[]),
     ("observer", &[]),
@@ -41,6 +42,7 @@ const ROOMS: [(&str, &[&str]); 36] = [
             "chunks",
             "crypt",
             "format",
+            "holes",
             "local",
             "locked_file",
             "observer",
@@ -105,8 +107,8 @@ const ROOMS: [(&str, &[&str]); 36] = [
     (
         "tree",
         &[
-            "buffers", "calendar", "chunker", "crypt", "format", "observer", "pxar", "rename", "rt", "store",
-            "trace", "wording",
+            "buffers", "calendar", "chunker", "crypt", "format", "holes", "observer", "pxar", "rename", "rt",
+            "store", "trace", "wording",
         ],
     ),
     ("open", &["backend", "http", "local", "rt", "s3", "store", "wire"]),

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -261,6 +262,12 @@ fn an_empty_archive_is_refused_by_its_name() {
     });
 }
 
+/// Returns `true` if holes of a file are known: on ext4, XFS, Btrfs and tmpfs.
+fn tells_holes(path: &Path) -> bool {
+    let found = rustix::fs::statfs(path).unwrap().f_type;
+    [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994].contains(&found)
+}
+
 #[test]
 fn holes_of_a_file_are_not_read() {
     let (runtime, scratch) = (runtime(), scratch());
@@ -284,7 +291,9 @@ fn holes_of_a_file_are_not_read() {
         assert_eq!((image.size, image.chunks), (expected.len() as u64, chunks + 1));
         let stats = backup.stats();
         // Four chunks with the first part, one with the second, two with the third, and the short one.
-        assert!(stats.bytes_read <= 8 * CHUNK + 3, "{stats:?}");
+        if tells_holes(&path) {
+            assert!(stats.bytes_read <= 8 * CHUNK + 3, "{stats:?}");
+        }
         assert_eq!(stats.chunks_new + stats.chunks_known, chunks + 1);
         let base = backup.finish().await.unwrap().snapshot;
         assert!(contents(&base, "sparse.img").await == expected);

@@ -13,9 +13,12 @@ use std::task::{Context, Poll, ready};
 use futures::channel::oneshot;
 use futures::future::FutureExt as _;
 use futures::io::{AsyncRead, AsyncSeek};
+#[cfg(target_os = "linux")]
+use rustix::io::Errno;
 
 use crate::buffers::lengthen;
 use crate::error::{Error, ErrorKind, Result};
+use crate::holes;
 use crate::rt::Runtime;
 use crate::store::backup::dirty_map::DirtyMap;
 use crate::store::position::after_seek;
@@ -25,7 +28,8 @@ const READ_BYTES: usize = 2 << 20;
 /// Maximum number of extents that are looked up. A file with more of them is read as a whole behind the last one.
 const MAX_EXTENTS: usize = 1 << 20;
 
-/// A file or a block device, read on the blocking pool of the runtime with read-ahead. Holes of a sparse file are not read.
+/// A file or a block device, read on the blocking pool of the runtime with read-ahead. Holes of a sparse file are not read on ext4, XFS, Btrfs and
+/// tmpfs. Other filesystems may report a hole in the place of data, and everything is read.
 ///
 /// [`SnapshotWriter::image_file`](crate::store::SnapshotWriter::image_file) skips whole chunks of holes. As an [`AsyncRead`] it yields zeros for
 /// a hole. It ends at the size that the file had when it was opened. Holes are looked up at that time too: bytes that are written into one
@@ -65,7 +69,7 @@ impl FileSource {
                 return Err(error.because("it is neither a file nor a block device"));
             }
             let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-            let data = data_extents(&file, size).into_iter().collect();
+            let data = data_extents(&file, size, holes::are_reported(&file)).into_iter().collect();
             Ok((file, size, data))
         };
         let (file, size, data) = runtime.run_blocking("open", open).await?;
@@ -182,17 +186,19 @@ impl AsyncSeek for FileSource {
     }
 }
 
-/// The parts of a file that are no holes. A filesystem that cannot tell has none.
-fn data_extents(file: &File, size: u64) -> Vec<Range<u64>> {
+/// The parts of a file that are no holes. Without reports that can be relied on, it has none: a hole in the place of data would be stored as zeros.
+fn data_extents(file: &File, size: u64, are_holes_reported: bool) -> Vec<Range<u64>> {
     let mut extents = Vec::new();
     let mut at = 0;
-    while at < size && extents.len() < MAX_EXTENTS {
-        let Some(start) = next_data(file, at) else { return extents };
-        let end = next_hole(file, start).filter(|end| *end > start).unwrap_or(size).min(size);
-        if start < end {
-            extents.push(start..end);
+    if are_holes_reported {
+        while at < size && extents.len() < MAX_EXTENTS {
+            let Some(start) = next_data(file, at) else { return extents };
+            let end = next_hole(file, start).filter(|end| *end > start).unwrap_or(size).min(size);
+            if start < end {
+                extents.push(start..end);
+            }
+            at = end;
         }
-        at = end;
     }
     if at < size {
         extents.push(at..size);
@@ -201,35 +207,44 @@ fn data_extents(file: &File, size: u64) -> Vec<Range<u64>> {
 }
 
 /// Start of the data at or after an offset; `None` if only a hole follows.
-#[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
+#[cfg(target_os = "linux")]
 fn next_data(file: &File, at: u64) -> Option<u64> {
-    use nix::unistd::Whence;
-    match seek(file, at, Whence::SeekData) {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
         Ok(start) => Some(start.max(at)),
-        Err(nix::errno::Errno::ENXIO) => None,
+        Err(Errno::NXIO) => None,
         Err(_) => Some(at),
     }
 }
 
-/// Start of the hole at or after an offset; `None` if it cannot be found out.
-#[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
-fn next_hole(file: &File, at: u64) -> Option<u64> {
-    seek(file, at, nix::unistd::Whence::SeekHole).ok()
-}
-
-#[cfg(any(target_os = "android", target_os = "freebsd", target_os = "linux"))]
-fn seek(file: &File, at: u64, whence: nix::unistd::Whence) -> nix::Result<u64> {
-    let offset = i64::try_from(at).map_err(|_| nix::errno::Errno::EOVERFLOW)?;
-    let found = nix::unistd::lseek(file, offset, whence)?;
-    u64::try_from(found).map_err(|_| nix::errno::Errno::EOVERFLOW)
-}
-
-#[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "linux")))]
+#[cfg(not(target_os = "linux"))]
 fn next_data(_: &File, at: u64) -> Option<u64> {
     Some(at)
 }
 
-#[cfg(not(any(target_os = "android", target_os = "freebsd", target_os = "linux")))]
+/// Start of the hole at or after an offset; `None` if it cannot be found out.
+#[cfg(target_os = "linux")]
+fn next_hole(file: &File, at: u64) -> Option<u64> {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at)).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
 fn next_hole(_: &File, _: u64) -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_reliable_reports_a_file_has_no_holes() {
+        let file = tempfile::tempfile().unwrap();
+        let size = 8 << 20;
+        file.set_len(size).unwrap();
+        assert_eq!(data_extents(&file, size, false), vec![Range { start: 0, end: size }]);
+        assert!(data_extents(&file, 0, false).is_empty());
+        if holes::are_reported(&file) {
+            assert!(data_extents(&file, size, true).is_empty());
+        }
+    }
 }

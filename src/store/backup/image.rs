@@ -81,7 +81,8 @@ impl SnapshotWriter {
         }
     }
 
-    /// Writes an image from a file or a block device. Whole chunks of holes are stored as zeros without reading them.
+    /// Writes an image from a file or a block device. Whole chunks of holes are stored as zeros without reading them, on
+    /// the filesystems whose holes a [`FileSource`] does not read.
     ///
     /// # Errors
     /// As for [`image`](Self::image).

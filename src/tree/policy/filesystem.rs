@@ -29,16 +29,3 @@ pub fn is_virtual_filesystem(magic: u32) -> bool {
             | 0xf97c_ff8c // selinuxfs
     )
 }
-
-/// Returns `true` if `lseek` with `SEEK_DATA` finds all data of a file on a filesystem, also what was written a moment ago. ZFS before 2.2.2 reported holes in the
-/// place of fresh data, and what filesystems in user space and on a network report depends on others.
-#[cfg(target_os = "linux")]
-pub(in crate::tree) fn reports_holes(magic: u32) -> bool {
-    matches!(
-        magic,
-        0x0000_ef53 // ext2, ext3, ext4
-            | 0x0102_1994 // tmpfs
-            | 0x5846_5342 // XFS
-            | 0x9123_683e // Btrfs
-    )
-}

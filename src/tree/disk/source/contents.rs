@@ -20,6 +20,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, pread};
 
 use crate::buffers::{Buffer, Buffers, LARGE_BYTES};
+use crate::holes;
 use crate::pxar::Mtime;
 use crate::rt::Runtime;
 use crate::tree::disk::open;
@@ -128,22 +129,10 @@ fn data_from(_: &File, offset: u64) -> Result<Option<u64>, Errno> {
     Ok(Some(offset))
 }
 
-#[cfg(target_os = "linux")]
-fn reports_holes(file: &File) -> bool {
-    use crate::tree::policy::filesystem::reports_holes;
-    let found = rustix::fs::fstatfs(file);
-    found.is_ok_and(|found| u32::try_from(found.f_type).is_ok_and(reports_holes))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn reports_holes(_: &File) -> bool {
-    false
-}
-
 impl Found {
     fn new(file: File, before: Status, (size, mtime): Listed) -> Self {
         let unread = if size > WHOLE_BYTES { size.div_ceil(PART_BYTES) } else { 1 };
-        let has_holes = size > WHOLE_BYTES && before.is_sparse && reports_holes(&file);
+        let has_holes = size > WHOLE_BYTES && before.is_sparse && holes::are_reported(&file);
         Self { before, closing: OnceLock::new(), file, has_holes, mtime, size, unread: unread.into() }
     }
 
@@ -354,7 +343,7 @@ mod tests {
         let data = 7 * PART_BYTES + 100;
         file.write_all_at(b"data", data).unwrap();
         let before = Status::of(&file).unwrap();
-        if !before.is_sparse || !reports_holes(&file) {
+        if !before.is_sparse || !holes::are_reported(&file) {
             // This filesystem tells none.
             return;
         }
