@@ -458,17 +458,58 @@ fn deep_trees_and_long_names_are_restored() {
     assert_eq!(link.as_os_str().len(), long.len());
 }
 
-#[test]
-fn new_entries_do_not_inherit_lists() {
-    let place = tempfile::tempdir().unwrap();
+/// An access list that gives the user 1 all rights, within this mask.
+fn list_with_mask(mask: u16) -> Vec<u8> {
     let entry = |tag: u16, permissions: u16, id: u32| {
         [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
     };
     let none = u32::MAX;
     let entries =
-        [entry(1, 7, none), entry(2, 7, 1), entry(4, 7, none), entry(0x10, 7, none), entry(0x20, 7, none)];
-    let list = [vec![2, 0, 0, 0], entries.concat()].concat();
-    if xattr::set(place.path(), "system.posix_acl_default", &list).is_err() {
+        [entry(1, 7, none), entry(2, 7, 1), entry(4, 7, none), entry(0x10, mask, none), entry(0x20, 0, none)];
+    [vec![2, 0, 0, 0], entries.concat()].concat()
+}
+
+/// A directory restored over an existing one has the lists of the archive alone: its mode would be the mask of the old list.
+#[test]
+fn an_existing_directory_loses_lists_that_the_archive_does_not_have() {
+    for existing in [Existing::Skip, Existing::Replace] {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("dir");
+        fs::create_dir(&path).unwrap();
+        for (name, mask) in [("system.posix_acl_access", 0), ("system.posix_acl_default", 7)] {
+            if xattr::set(&path, name, &list_with_mask(mask)).is_err() {
+                return eprintln!("skipped: no access control lists here");
+            }
+        }
+        let target = open(place.path()).existing(existing);
+        directory(&target, "dir").unwrap();
+        file(&target, "dir/file", "x").unwrap();
+        assert_eq!(leave(&target, "dir"), []);
+        for name in ["dir", "dir/file"] {
+            assert_eq!(xattr::list(place.path().join(name)).unwrap().count(), 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_created_root_does_not_inherit_lists() {
+    let place = tempfile::tempdir().unwrap();
+    if xattr::set(place.path(), "system.posix_acl_default", &list_with_mask(7)).is_err() {
+        return eprintln!("skipped: no access control lists here");
+    }
+    let root = place.path().join("root");
+    let target = create(&root);
+    file(&target, "file", "x").unwrap();
+    assert_eq!(leave(&target, ""), []);
+    for path in [&root, &root.join("file")] {
+        assert_eq!(xattr::list(path).unwrap().count(), 0, "{}", path.display());
+    }
+}
+
+#[test]
+fn new_entries_do_not_inherit_lists() {
+    let place = tempfile::tempdir().unwrap();
+    if xattr::set(place.path(), "system.posix_acl_default", &list_with_mask(7)).is_err() {
         return eprintln!("skipped: no access control lists here");
     }
     let target = open(place.path());

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{
-    Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, fchmod, fchown, fsetxattr, futimens,
+    Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, fchmod, fchown, fgetxattr_query,
+    fremovexattr, fsetxattr, futimens,
 };
 use rustix::io::Errno;
 
@@ -154,14 +155,30 @@ impl<'a> MetadataWriter<'a> {
         }
     }
 
-    /// Returns `false` if there is an access list that cannot be set.
+    /// Returns `false` if there is an access list that cannot be set. A directory that existed loses the lists that the archive does not have: the
+    /// mode would be their mask, and give their users rights.
     fn lists(&mut self, file: BorrowedFd<'_>, is_directory: bool) -> bool {
         let access = acl::access(&self.metadata.acl, self.metadata.stat.mode);
+        if is_directory && access.is_none() {
+            self.remove_list(file, ACCESS_LIST);
+        }
         let has_list = access.is_none_or(|value| self.set_extended(file, ACCESS_LIST, &value));
-        if let Some(inherited) = self.metadata.acl.inherited.as_ref().filter(|_| is_directory) {
-            self.set_extended(file, DEFAULT_LIST, &acl::default(inherited));
+        if is_directory {
+            match &self.metadata.acl.inherited {
+                Some(inherited) => _ = self.set_extended(file, DEFAULT_LIST, &acl::default(inherited)),
+                None => self.remove_list(file, DEFAULT_LIST),
+            }
         }
         has_list
+    }
+
+    fn remove_list(&mut self, file: BorrowedFd<'_>, name: &str) {
+        if has_attribute(file, name)
+            && let Err(error) = fremovexattr(file, name)
+            && error != Errno::NODATA
+        {
+            self.not_set(Attribute::Extended, format_args!("{name}: {error}"));
+        }
     }
 
     fn set_extended(&mut self, file: BorrowedFd<'_>, name: &str, value: &[u8]) -> bool {
@@ -185,6 +202,11 @@ impl<'a> MetadataWriter<'a> {
     fn found(&mut self, problem: Problem, why: impl Display) {
         self.findings.push(TreeFinding::new(self.path, problem).because(why));
     }
+}
+
+/// Returns `true` if an object has an extended attribute with a value.
+pub(in crate::tree::disk) fn has_attribute(file: BorrowedFd<'_>, name: &str) -> bool {
+    fgetxattr_query(file, name).is_ok_and(|length| length > 0)
 }
 
 /// The time of modification for the system, which leaves the time of access.

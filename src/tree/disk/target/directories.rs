@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, fgetxattr_query, fremovexattr, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, Mode, fremovexattr, mkdirat, unlinkat};
 use rustix::io::Errno;
 
 use super::own::{OwnEntries, exists};
 use super::{Existing, checked, split};
+use crate::tree::disk::metadata::write::has_attribute;
 use crate::tree::disk::metadata::{ACCESS_LIST, DEFAULT_LIST};
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
@@ -200,7 +201,7 @@ fn make(parent: &Parent, name: &CStr, existing: Existing) -> Result<bool, Target
 }
 
 fn has_default_list(directory: BorrowedFd<'_>) -> bool {
-    fgetxattr_query(directory, DEFAULT_LIST).is_ok_and(|length| length > 0)
+    has_attribute(directory, DEFAULT_LIST)
 }
 
 /// Removes the access control list that a new entry inherited.

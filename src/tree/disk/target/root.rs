@@ -5,13 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdir, openat};
+use rustix::fs::{CWD, Mode, OFlags, fremovexattr, mkdir, openat};
 
 use super::directories::Directories;
 use super::{DirectoryTarget, Existing, State};
 use crate::error::{Error, Result};
 use crate::rt::Runtime;
 use crate::tree::disk::metadata::write::Powers;
+use crate::tree::disk::metadata::{ACCESS_LIST, DEFAULT_LIST};
 
 impl DirectoryTarget {
     /// Creates the directory, which must not exist; the directory above must.
@@ -24,6 +25,10 @@ impl DirectoryTarget {
         let path = path.as_ref().to_owned();
         let create = move || {
             let created = mkdir(&path, Mode::RWXU).and_then(|()| open(&path, OFlags::NOFOLLOW));
+            if let Ok(root) = &created {
+                // Those that the directory above hands on. If they stay, they are removed from every entry, and in the end from the root.
+                let _ = (fremovexattr(root, DEFAULT_LIST), fremovexattr(root, ACCESS_LIST));
+            }
             created.map_err(|error| Error::io(error.into(), "create").on(path.display()))
         };
         let root = runtime.run_blocking("create", create).await?;
