@@ -99,6 +99,11 @@ impl Packs {
         }
     }
 
+    /// Returns `true` while this handle holds the lock of the store.
+    pub(super) fn is_held(&self) -> bool {
+        self.tenure().holders > 0 || mutated!("pack-is-recorded-without-the-lock")
+    }
+
     /// Returns `true` if no other process can have changed the store since the view was read, and no other handle has.
     pub(super) fn is_exclusive(&self) -> bool {
         self.has_lease() || {

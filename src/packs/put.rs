@@ -427,7 +427,7 @@ mod tests {
             assert_eq!(names_of_packs(&below).await.len(), 1);
             // The large chunk fills its pack alone.
             assert_eq!(open_and_starved(&packed), (0, 0));
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!((names_of_packs(&below).await.len(), packed.packs.memory.held()), (2, 0));
         });
     }
@@ -462,7 +462,7 @@ mod tests {
                 put(&packed, number, 100).await.unwrap();
             }
             assert_eq!(open_and_starved(&packed), (3, 0));
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!(packed.packs.memory.held(), 0);
         });
     }
@@ -479,7 +479,7 @@ mod tests {
             put(&packed, 4, 100).await.unwrap();
             let (small, large) = futures::future::join(put(&packed, 5, 100), put(&packed, 6, 1100)).await;
             small.and(large).unwrap();
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             for number in 1..7 {
                 let found = packed.get(&chunk(number), u64::MAX).await.unwrap();
                 assert_eq!(found.bytes[0], number.to_le_bytes()[0]);
@@ -509,7 +509,7 @@ mod tests {
             }
             let refused = packed.put(&chunk(1), Bytes::from_static(&[0; 20]), PutMode::Create).await;
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::AlreadyExists);
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
             let other = PackedBackend::open(below, "both classes, elsewhere", LIMITS).await.unwrap();
             let state = other.packs.state();
@@ -544,11 +544,11 @@ mod tests {
                     }
                 };
                 // The barrier stores the same packs again. Meanwhile puts wait for memory, and then fail with it.
-                let (flushed, ()) = futures::future::join(packed.barrier(), puts).await;
+                let (flushed, ()) = futures::future::join(packed.barrier_of_holder(), puts).await;
                 assert!(round == 0 || flushed.is_err());
             }
             faults.clear();
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!((bytes_in_memory(&packed), packed.packs.memory.held()), (0, 0));
             put(&packed, 1000, 100).await.unwrap();
             let other = PackedBackend::open(below, "storing fails, elsewhere", LIMITS).await.unwrap();

@@ -444,7 +444,7 @@ mod tests {
             let blob = Bytes::from(vec![n; 1000]);
             packed.put(&Key::Chunk(digest(n)), blob, PutMode::Create).await.unwrap();
         }
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let state = packed.packs.state();
         let places: Vec<_> = (0..10).map(|n| state.view.places(&digest(n))[0]).collect();
         let name = state.view.pack(places[0].pack).unwrap().name;

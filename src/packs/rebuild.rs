@@ -124,7 +124,7 @@ impl PackedBackend {
     /// # Errors
     /// Any failure to store it.
     pub(crate) async fn store_segment(&self) -> Result<()> {
-        self.packs.record().await
+        self.packs.record_all().await
     }
 
     /// Removes damaged segments, after the last step of the rebuild.

@@ -281,7 +281,7 @@ impl PackedBackend {
         // Only while the caller holds the lock: recorded by a later barrier, the drop could meet a process that relies on the packs.
         let _pending = PendingDrops::new(packs, names);
         if !mutated!("pack-is-deleted-before-its-drop-is-recorded") {
-            packs.record().await?;
+            packs.record_all().await?;
         }
         mutated!("pack-is-deleted-before-its-drop-is-durable" => return Ok(()));
         packs.inner.barrier().await

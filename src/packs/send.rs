@@ -63,15 +63,25 @@ impl Packs {
             // The sender is kept until it is used.
             let _ = waiting.await;
         }
-        self.record().await?;
+        self.record_all().await?;
         self.state().writer.flow = Flow::new(self.runtime().monotonic());
         Ok(())
     }
 
-    /// Stores a segment with all that no segment has, if there is anything.
+    /// Stores segments with all that no segment has, if there is anything. Without the lock of the store, neither packs nor drops: another
+    /// process may have deleted the packs meanwhile, and nothing that was acknowledged depends on them. The next holder looks for them first.
     pub(super) async fn record(self: &Arc<Self>) -> Result<()> {
+        if self.is_held() { self.record_all().await } else { self.record_drafts(Share::Exclusions).await }
+    }
+
+    /// As [`record`](Self::record), of a holder of the lock of the store.
+    pub(super) async fn record_all(self: &Arc<Self>) -> Result<()> {
+        self.record_drafts(Share::All).await
+    }
+
+    async fn record_drafts(self: &Arc<Self>, share: Share) -> Result<()> {
         let _alone = self.recording.lock().await;
-        while let Some(draft) = self.draft()? {
+        while let Some(draft) = self.draft(share)? {
             self.record_draft(draft).await?;
         }
         Ok(())
@@ -128,17 +138,24 @@ impl Packs {
         state.view.shrink(self.index);
     }
 
-    fn draft(&self) -> Result<Option<Draft>> {
+    fn draft(&self, share: Share) -> Result<Option<Draft>> {
         let mut state = self.state();
         state.forget_dropped();
-        let packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
-        // Exclusions in a pack that is not stored follow with it.
+        let mut packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
+        let mut drops = state.writer.drops.clone();
+        if share == Share::Exclusions {
+            packs.clear();
+            drops.clear();
+        }
+        // Exclusions in a pack that is not recorded follow with it.
         let exclusions = state.writer.exclusions.iter();
-        let exclusions = exclusions
-            .take_while(|(_, place, _)| !state.view.is_in_memory(place.pack))
-            .take(MAX_EXCLUSIONS as usize)
-            .count();
-        if packs.is_empty() && exclusions == 0 && state.writer.drops.is_empty() {
+        let follows = |pack| {
+            state.view.is_in_memory(pack)
+                || (share == Share::Exclusions && state.writer.unrecorded.contains_key(&pack))
+        };
+        let exclusions =
+            exclusions.take_while(|(_, place, _)| !follows(place.pack)).take(MAX_EXCLUSIONS as usize).count();
+        if packs.is_empty() && exclusions == 0 && drops.is_empty() {
             return Ok(None);
         }
         let name = SegmentName { session: self.session, n: state.writer.next_segment };
@@ -157,12 +174,19 @@ impl Packs {
             let exclusion = Exclusion { entry: place.entry(*digest), pack, reason: *reason };
             builder.exclude(exclusion).map_err(unencodable)?;
         }
-        for name in &state.writer.drops {
+        for name in &drops {
             builder.drop_pack(*name);
         }
-        let drops = state.writer.drops.clone();
         Ok(Some(Draft { builder, drops, exclusions, packs }))
     }
+}
+
+/// Content of new segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    All,
+    /// Exclusions of copies in packs that segments name.
+    Exclusions,
 }
 
 /// A pack that is being stored. A barrier that waits for it learns of its end, whatever ends it.
@@ -317,7 +341,7 @@ mod tests {
         put(packed, number).await;
         let is_segment = |key: &Key| matches!(key, Key::Segment(_));
         faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Unavailable);
         faults.clear();
     }
 
@@ -348,10 +372,10 @@ mod tests {
             // It learns of the drop when it takes the lock.
             drop(packed.lock_shared().await);
             assert!(!is_reliable(&packed, 1).await);
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!((segments(&below).await, packed.packs.state().writer.unrecorded.len()), (before, 0));
             put(&packed, 1).await;
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             drop(other.lock_shared().await);
             assert!(is_reliable(&packed, 1).await && is_reliable(&other, 1).await);
         });
@@ -373,7 +397,7 @@ mod tests {
             other.drop_packs(&names.into_iter().collect()).await.unwrap();
             let before = segments(&below).await;
             assert!(!is_reliable(&packed, 1).await);
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             assert_eq!(segments(&below).await, before);
         });
     }
@@ -390,7 +414,7 @@ mod tests {
             delete(&below, Key::Pack(first[0])).await;
             drop(packed.lock_shared().await);
             assert!(!is_reliable(&packed, 1).await && is_reliable(&packed, 2).await);
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             let other = open(&below, "forgotten, elsewhere").await;
             assert_eq!(other.get(&chunk(1), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
             other.get(&chunk(2), 100).await.unwrap();

@@ -101,7 +101,7 @@ mod tests {
     use futures::executor::block_on;
 
     use super::*;
-    use crate::backend::{Backend as _, Housekeeping as _, ListEntry, PutMode, list_all};
+    use crate::backend::{Housekeeping as _, ListEntry, PutMode, list_all};
     use crate::format::layout::Prefix;
     use crate::packs::tests::{chunk, memory, open, put};
 
@@ -115,7 +115,7 @@ mod tests {
                 for number in numbers {
                     put(&packed, number).await;
                 }
-                packed.barrier().await.unwrap();
+                packed.barrier_of_holder().await.unwrap();
             }
             put(&packed, 10_803).await;
             let Key::Chunk(bad) = chunk(5) else { unreachable!() };

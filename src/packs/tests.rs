@@ -46,7 +46,7 @@ fn a_chunk_is_read_back_before_and_after_it_is_stored() {
         put(&packed, 1).await;
         assert_eq!(packed.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
         assert!(list_all(below.as_ref(), &ListQuery::all(Prefix::Packs)).await.unwrap().entries().is_empty());
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         for handle in [packed, open(&below, "b").await] {
             assert_eq!(handle.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
             assert_eq!(handle.get(&chunk(1), 99).await.unwrap_err().kind(), ErrorKind::Corrupt);
@@ -64,15 +64,15 @@ fn chunks_that_could_not_be_stored_fail_each_barrier_until_one_stores_them() {
         put(&packed, 1).await;
         let is_pack = |key: &Key| matches!(key, Key::Pack(_));
         faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Full);
         let put_again = packed.put(&chunk(2), blob(2), PutMode::Create).await;
         assert_eq!(put_again.unwrap_err().kind(), ErrorKind::Full);
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Full);
         faults.clear();
         // The next writer locks the store first.
         drop(packed.lock_shared().await);
         put(&packed, 2).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let other = open(&below, "b").await;
         for number in [1, 2] {
             assert_eq!(other.get(&chunk(number), 100).await.unwrap().bytes, blob(number));
@@ -95,7 +95,7 @@ fn an_exclusive_lock_beside_a_shared_one_sees_the_chunks_of_other_processes() {
         let (packed, other) = (open(&below, "a").await, open(&below, "b").await);
         let _shared = packed.lock_shared().await;
         put(&other, 1).await;
-        other.barrier().await.unwrap();
+        other.barrier_of_holder().await.unwrap();
         let backend: &dyn Backend = &packed;
         let _alone = backend.lock(&LockScope::Store, LockMode::Exclusive).await.unwrap();
         assert!(matches!(backend.touch(&[chunk(1)]).await.unwrap()[..], [Touched::Present(_)]));
@@ -112,12 +112,12 @@ fn a_listing_goes_on_behind_deleted_chunks() {
         for digest in &digests {
             packed.put(&Key::Chunk(*digest), Bytes::from_static(&[0; 12]), PutMode::Create).await.unwrap();
         }
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         digests.sort_unstable();
         let removals: Vec<_> =
             digests[..10_001].iter().map(|digest| Removal::any(Key::Chunk(*digest))).collect();
         assert!(packed.delete(&removals).await.unwrap().iter().all(Result::is_ok));
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         for handle in [packed, open(&below, "b").await] {
             let listed = list_all(&handle, &ListQuery::all(Prefix::Chunks)).await.unwrap();
             let paths: Vec<_> = listed.entries().iter().map(ListEntry::path).collect();
@@ -134,7 +134,8 @@ fn a_view_that_is_read_while_a_segment_is_stored_keeps_it() {
         let packed = open(&below, "a").await;
         for number in 0..50 {
             put(&packed, number).await;
-            let (stored, read) = futures::future::join(packed.barrier(), packed.packs.refresh()).await;
+            let (stored, read) =
+                futures::future::join(packed.barrier_of_holder(), packed.packs.refresh()).await;
             stored.and(read).unwrap();
             let found = packed.touch(&[chunk(number)]).await.unwrap();
             assert!(matches!(found[..], [Touched::Present(_)]), "{number}");
@@ -149,7 +150,7 @@ fn a_chunk_in_a_dropped_pack_is_read_as_long_as_the_pack_exists() {
         let below = memory();
         let packed = open(&below, "a").await;
         put(&packed, 1).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let names = names_of_packs(&below).await;
         packed.drop_packs(&names.into_iter().collect()).await.unwrap();
         for handle in [packed, open(&below, "b").await] {
@@ -183,11 +184,11 @@ fn a_merged_segment_keeps_the_drop_of_a_pack_that_still_exists() {
         let below = memory();
         let packed = open(&below, "a").await;
         put(&packed, 0).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         packed.drop_packs(&names_of_packs(&below).await.into_iter().collect()).await.unwrap();
         for number in 1..40 {
             put(&packed, number).await;
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
         }
         let begin = packed.packs.begin_listing().await.unwrap();
         assert_eq!(packed.compact(&begin, &|_| true).await.unwrap().merged, 1);
@@ -212,14 +213,14 @@ fn a_drop_that_failed_is_not_recorded_by_a_later_barrier() {
         let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
         let packed = open(&below, "a").await;
         put(&packed, 1).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let names = names_of_packs(&below).await.into_iter().collect();
         let is_segment = |key: &Key| matches!(key, Key::Segment(_));
         faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
         assert_eq!(packed.drop_packs(&names).await.unwrap_err().kind(), ErrorKind::Unavailable);
         faults.clear();
         put(&packed, 2).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let other = open(&below, "b").await;
         drop(other.lock_shared().await);
         assert!(is_reliable(&other, 1).await && is_reliable(&other, 2).await);
@@ -236,13 +237,57 @@ fn a_pack_that_was_deleted_before_it_was_recorded_is_forgotten_under_the_lock() 
         put(&packed, 1).await;
         let is_segment = |key: &Key| matches!(key, Key::Segment(_));
         faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Unavailable);
         faults.clear();
         // Another process took it for an orphan, and deleted it.
         delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
         drop(packed.lock_shared().await);
         assert!(!is_reliable(&packed, 1).await);
         put(&packed, 1).await;
+        packed.barrier_of_holder().await.unwrap();
+        assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
+
+/// Proves H202: a deletion of a snapshot has a barrier, and does not take the lock of the store.
+#[test]
+fn a_barrier_without_the_lock_records_no_pack() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        let held = packed.lock_shared().await;
+        put(&packed, 1).await;
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
+        packed.barrier().await.unwrap_err();
+        drop(held);
+        faults.clear();
+        // Another process took it for an orphan, deleted it, and forgot that it did.
+        delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
+        packed.barrier().await.unwrap();
+        drop(packed.lock_shared().await);
+        assert!(!is_reliable(&packed, 1).await);
+        assert_eq!(packed.packs.state().view.segments().len(), 0);
+    });
+}
+
+/// A deletion makes room in a full store although a pack of an ended backup could not be stored.
+#[test]
+fn a_barrier_without_the_lock_does_not_store_packs_again() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        let held = packed.lock_shared().await;
+        put(&packed, 1).await;
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
+        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        drop(held);
+        packed.barrier().await.unwrap();
+        faults.clear();
+        let _held = packed.lock_shared().await;
         packed.barrier().await.unwrap();
         assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
     });
@@ -256,7 +301,7 @@ fn a_writer_relies_on_no_pack_that_was_deleted_although_a_segment_names_it() {
             let below = memory();
             let packed = open(&below, "a").await;
             put(&packed, 1).await;
-            packed.barrier().await.unwrap();
+            packed.barrier_of_holder().await.unwrap();
             let packs = names_of_packs(&below).await;
             packed.drop_packs(&packs.iter().copied().collect()).await.unwrap();
             delete(&below, Key::Pack(packs[0])).await;
@@ -284,7 +329,7 @@ fn a_pack_is_an_orphan_once_the_segment_with_its_chunks_is_lost() {
         let below = memory();
         let packed = open(&below, "a").await;
         put(&packed, 1).await;
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         let segment = *packed.packs.state().view.segments().keys().next().unwrap();
         delete(&below, Key::Segment(segment)).await;
         packed.packs.refresh().await.unwrap();
@@ -293,7 +338,7 @@ fn a_pack_is_an_orphan_once_the_segment_with_its_chunks_is_lost() {
             packed.list_states(&begin).await.unwrap().iter().map(|pack| pack.state).collect();
         assert_eq!(states, [reclaim::PackState::Orphan]);
         assert_eq!(packed.adopt_orphans(&begin, |_| true).await.unwrap(), 1);
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
     });
 }
@@ -309,13 +354,13 @@ fn a_full_store_is_writable_again_once_its_writers_gave_up() {
         put(&packed, 1).await;
         let is_pack = |key: &Key| matches!(key, Key::Pack(_));
         faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Full);
         // Another one may rely on it.
         drop(packed.lock_shared().await);
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Full);
         drop(writer);
         drop(packed.lock_shared().await);
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
         assert!(!is_reliable(&packed, 1).await);
     });
 }
@@ -348,12 +393,12 @@ fn a_view_that_is_read_while_segments_are_merged_has_their_chunks() {
             let mut reader = open(&wrapped, "b").await;
             for number in 0..40 {
                 put(&collector, number).await;
-                collector.barrier().await.unwrap();
+                collector.barrier_of_holder().await.unwrap();
             }
             if is_known {
                 reader = open(&wrapped, "b").await;
                 put(&collector, 40).await;
-                collector.barrier().await.unwrap();
+                collector.barrier_of_holder().await.unwrap();
             }
             let merge = move || {
                 block_on(async {
@@ -380,7 +425,7 @@ fn a_chunk_that_moves_twice_while_it_is_read_is_found() {
         let [first, second, third] =
             [open(&below, "a").await, open(&below, "b").await, open(&below, "c").await];
         put(&first, 1).await;
-        first.barrier().await.unwrap();
+        first.barrier_of_holder().await.unwrap();
         let reader = open(&wrapped, "d").await;
         // A handle that does not know the copy stores another one, and the first one goes.
         let first_pack = names_of_packs(&below).await[0];
@@ -390,7 +435,7 @@ fn a_chunk_that_moves_twice_while_it_is_read_is_found() {
                 block_on(async {
                     let old = names_of_packs(&below).await;
                     put(&other, 1).await;
-                    other.barrier().await.unwrap();
+                    other.barrier_of_holder().await.unwrap();
                     for name in old {
                         delete(&below, Key::Pack(name)).await;
                     }
@@ -418,7 +463,7 @@ fn a_chunk_that_moves_is_found_although_another_task_read_the_view_meanwhile() {
         let wrapped: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
         let [first, second] = [open(&below, "a").await, open(&below, "b").await];
         put(&first, 1).await;
-        first.barrier().await.unwrap();
+        first.barrier_of_holder().await.unwrap();
         let old = names_of_packs(&below).await;
         let reader = open(&wrapped, "c").await;
         // As with a lease: other processes change nothing.
@@ -428,7 +473,7 @@ fn a_chunk_that_moves_is_found_although_another_task_read_the_view_meanwhile() {
         let moves = async {
             sim.sleep(Duration::from_secs(5)).await;
             put(&second, 1).await;
-            second.barrier().await.unwrap();
+            second.barrier_of_holder().await.unwrap();
             delete(&below, Key::Pack(old[0])).await;
             reader.packs.refresh().await.unwrap();
         };

@@ -50,7 +50,7 @@ async fn filled(ranges: &[(u32, u32)]) -> Arc<FaultBackend> {
             let digest = Digest::of(&number.to_le_bytes());
             packed.packs.append_copy((digest, PackClass::Data), &blob(number)).await.unwrap();
         }
-        packed.barrier().await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
     }
     faults
 }
@@ -104,7 +104,7 @@ fn what_a_handle_stores_leaves_its_memory_when_it_is_full() {
         for number in 0..CHUNKS {
             packed.put(&chunk(number), blob(number), PutMode::Create).await.unwrap();
             if number % 50 == 49 {
-                packed.barrier().await.unwrap();
+                packed.barrier_of_holder().await.unwrap();
                 assert!(packed.packs.state().view.bytes_in_memory() <= 4000);
             }
         }
@@ -146,7 +146,7 @@ fn a_look_up_in_a_segment_that_was_replaced_reads_the_merged_one() {
         let other = open(&below, "b", 1 << 20, None).await;
         for number in CHUNKS..CHUNKS + 40 {
             other.put(&chunk(number), blob(number), PutMode::Create).await.unwrap();
-            other.barrier().await.unwrap();
+            other.barrier_of_holder().await.unwrap();
         }
         let begin = other.packs.begin_listing().await.unwrap();
         assert_eq!(other.compact(&begin, &|_| true).await.unwrap().removed, 41);
@@ -165,7 +165,7 @@ fn segments_that_another_one_replaces_are_not_read() {
         let begin = other.packs.begin_listing().await.unwrap();
         for number in 9..60 {
             other.put(&chunk(number), blob(number), PutMode::Create).await.unwrap();
-            other.barrier().await.unwrap();
+            other.barrier_of_holder().await.unwrap();
         }
         // They stay, as where listings lag.
         faults.add(Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Unavailable)));
