@@ -103,15 +103,17 @@ impl IndexRebuildPlan {
         let store = self.store.clone();
         let packs = packs_of(&store)?;
         let mut report = IndexRebuildReport::default();
-        while let Some((name, bytes)) = self.damage.unnamed.pop_first() {
-            match packs.read_contents(name, bytes).await {
+        while let Some((&name, &bytes)) = self.damage.unnamed.first_key_value() {
+            let contents = packs.read_contents(name, bytes).await;
+            // Not before: a dropped future leaves it for the next execution.
+            if contents.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Corrupt) {
+                self.damage.unnamed.remove(&name);
+            }
+            match contents {
                 Err(error) if error.kind() == ErrorKind::Corrupt => {
                     report.unreadable.push(UnreadablePack { error, key: Key::Pack(name) });
                 }
-                Err(error) => {
-                    self.damage.unnamed.insert(name, bytes);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
                 Ok(contents) => {
                     report.chunks += contents.chunks();
                     report.packs += 1;

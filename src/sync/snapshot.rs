@@ -57,6 +57,8 @@ async fn sync_locked(
         return Ok(SyncOutcome::Skipped(skip));
     }
     let change = KeyChange::of(&run.options, &source.manifest)?;
+    // Its lock as a base would refuse the import.
+    group.base.take_if(|base| base.name == *to);
     let mut import = group.import.snapshot(to).await?;
     import.keep(Held::from(held))?;
     let verdict = match import.present() {

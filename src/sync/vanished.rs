@@ -90,7 +90,10 @@ pub(super) async fn remove(inputs: Inputs<'_>, progress: &mut Progress) {
         progress.removed_snapshots.insert(name.clone(), Removal::Started);
         match inputs.remove_snapshot(name).await {
             Ok(removed) => record(&mut progress.removed_snapshots, name, known, removed),
-            Err(error) if error.kind() == ErrorKind::Denied => progress.protected.push(name.clone()),
+            // The server or the filesystem may deny it too.
+            Err(error) if error.kind() == ErrorKind::Denied && inputs.is_protected(name).await => {
+                progress.protected.push(name.clone());
+            }
             Err(error) => drop(progress.unremoved.insert(name.to_string(), error)),
         }
     }
@@ -131,6 +134,11 @@ fn record<K: Clone + Ord>(
 }
 
 impl Inputs<'_> {
+    /// Returns `true` if the target certainly has the snapshot, and protects it.
+    async fn is_protected(self, name: &SnapshotName) -> bool {
+        self.target.snapshot_info(name).await.is_ok_and(|info| info.protected)
+    }
+
     async fn remove_snapshot(self, name: &SnapshotName) -> Result<Removed> {
         let Self { options, source, target, .. } = self;
         let Some(origin) = origin(options, name.group()) else { return Ok(Removed::Stays) };

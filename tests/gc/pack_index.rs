@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use larder::backend::{Backend, ListEntry, ListQuery, MemoryBackend, PutMode, Removal};
 use larder::error::ErrorKind;
 use larder::format::layout::{Key, Prefix};
@@ -269,6 +270,28 @@ fn a_lost_index_is_rebuilt_from_the_packs() {
         assert_eq!(check_all(&store).await, 3);
         assert_eq!(store.plan_index_rebuild().await.unwrap().summary().unnamed, 0);
         assert_eq!(collected(&store, at_once()).await.removed.chunks, 0);
+        assert_eq!(check_all(&scene.opened_as_new().await).await, 3);
+    });
+}
+
+/// Proves H203: an execution whose future was dropped leaves no pack out.
+#[test]
+fn a_dropped_rebuild_is_continued() {
+    in_both(async |scene| {
+        for (number, name) in ["host/a", "host/b", "host/c"].into_iter().enumerate() {
+            back_up_as(&scene.store, name, &[number as u64]).await;
+        }
+        for segment in segments(&scene).await {
+            hurt(&scene, &segment, "remove").await;
+        }
+        let store = scene.opened_as_new().await;
+        let mut plan = store.plan_index_rebuild().await.unwrap();
+        for _ in 0..3 {
+            drop(plan.execute().now_or_never());
+        }
+        plan.execute().await.unwrap();
+        drop(plan);
+        assert_eq!(store.plan_index_rebuild().await.unwrap().summary().unnamed, 0);
         assert_eq!(check_all(&scene.opened_as_new().await).await, 3);
     });
 }

@@ -172,6 +172,33 @@ fn an_image_is_written_in_any_order_and_completed_from_its_base() {
     });
 }
 
+/// The base would supply the rest of the zeros.
+#[test]
+fn an_image_with_a_dropped_write_cannot_be_finished() {
+    everywhere(|place| {
+        Box::pin(async move {
+            let store = place.store().await;
+            let group = group("vm/1");
+            // Zeros yield after 1,024 chunks.
+            let (small, size) = (4096, 3000 * 4096);
+            let backup = store.backup(&group).begin().await.unwrap();
+            backup.image("d.img", Cursor::new(noise(1, 3000 * 4096)), size).chunk_bytes(small).await.unwrap();
+            let base = backup.finish().await.unwrap().snapshot;
+            let backup = store.backup(&group).begin().await.unwrap();
+            let image = backup.image_writer("d.img", size).chunk_bytes(small).base(&base);
+            let mut image = image.begin().await.unwrap();
+            image.write_zeros(0, small).await.unwrap();
+            let mut zeros = Box::pin(image.write_zeros(small, size - small));
+            assert!(futures::poll!(&mut zeros).is_pending());
+            drop(zeros);
+            let again = image.write_at(size - small, Bytes::from_static(&[1; 4096])).await.unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::InvalidInput);
+            assert_eq!(image.finish().await.unwrap_err().kind(), ErrorKind::InvalidInput);
+            backup.abort().await.unwrap();
+        })
+    });
+}
+
 /// Proves H172.
 #[test]
 fn an_image_with_a_missing_range_is_refused() {

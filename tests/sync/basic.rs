@@ -1009,6 +1009,45 @@ fn unprotected_snapshots_that_vanished_at_the_source_are_removed() {
     });
 }
 
+/// A server that denies a removal does not make a snapshot protected.
+#[test]
+fn a_denied_removal_of_a_vanished_snapshot_is_reported_and_repeated() {
+    block_on(async {
+        let runtime = threads();
+        let faults = Arc::new(FaultBackend::new(memory(&runtime)));
+        let pair = Pair::on(memory(&runtime), Arc::<FaultBackend>::clone(&faults)).await;
+        let gone = back_up(&pair.source, "vm/1", 1000, &data(1, 1)).await;
+        back_up(&pair.source, "vm/1", 2000, &data(2, 1)).await;
+        assert!(pair.sync().await.is_complete());
+        pair.source.delete_snapshot(&gone).await.unwrap();
+        let options = SyncOptions::default().remove_vanished();
+        let mut plan = sync::plan(&pair.source, &pair.target, options).await.unwrap();
+        faults.add(Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Denied)));
+        let report = plan.execute().await.unwrap();
+        assert!(!report.is_complete() && report.protected.is_empty(), "{report:?}");
+        assert_eq!(report.unremoved.len(), 1);
+        faults.clear();
+        let report = plan.execute().await.unwrap();
+        assert!(report.is_complete(), "{report:?}");
+        assert_eq!(report.removed, [gone]);
+    });
+}
+
+/// The base of an earlier transfer is locked by the sync itself.
+#[test]
+fn the_newest_snapshot_of_the_target_is_updated_after_newer_ones_were_added() {
+    block_on(async {
+        let pair = Pair::new().await;
+        let first = back_up(&pair.source, "vm/1", 1000, &data(1, 2)).await;
+        assert!(pair.sync().await.is_complete());
+        pair.source.set_notes(&first, "new notes").await.unwrap();
+        back_up(&pair.source, "vm/1", 2000, &data(2, 2)).await;
+        let report = pair.sync_with(SyncOptions::default().order(SyncOrder::NewestFirst)).await;
+        assert!(report.is_complete(), "{report:?}");
+        assert_eq!(content(pair.to.as_ref()).await, content(pair.from.as_ref()).await);
+    });
+}
+
 #[test]
 fn a_group_of_another_owner_is_left_alone_and_reported() {
     block_on(async {

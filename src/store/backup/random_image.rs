@@ -42,6 +42,8 @@ pub struct ImageWriterBuilder<'a> {
 pub struct ImageWriter {
     chunk_bytes: u64,
     index: FixedIndexWriter,
+    /// `true` during a change, and after one whose future was dropped.
+    is_interrupted: bool,
     partial: BTreeMap<u64, Partial>,
     given_up: GiveUp,
     part: Part,
@@ -122,6 +124,7 @@ impl<'a> ImageWriterBuilder<'a> {
             chunk_bytes,
             given_up: GiveUp::of(&task),
             index,
+            is_interrupted: false,
             part,
             partial: BTreeMap::new(),
             processing: FuturesUnordered::new(),
@@ -136,13 +139,24 @@ impl ImageWriter {
     /// Writes bytes at an offset. A chunk is stored as soon as all of it was written, and cannot be changed after that.
     ///
     /// # Errors
-    /// `InvalidInput` beyond the end of the image, for bytes of a complete chunk, or if more than 16 chunks
-    /// are incomplete; any failure of the backend, also of an earlier write.
+    /// `InvalidInput` beyond the end of the image, for bytes of a complete chunk, if more than 16 chunks
+    /// are incomplete, or after a write whose future was dropped; any failure of the backend, also of an earlier write.
     ///
     /// # Cancel safety
     /// A dropped future leaves some of the bytes written. The image can then only be dropped.
     pub async fn write_at(&mut self, offset: u64, data: Bytes) -> Result<()> {
-        self.part.clone().run(self.write(offset, data)).await
+        self.begin_change()?;
+        let written = self.part.clone().run(self.write(offset, data)).await;
+        self.is_interrupted = false;
+        written
+    }
+
+    /// Fails after a change whose future was dropped. [`finish`](ImageWriter::finish) would take the rest of it from the base.
+    fn begin_change(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.is_interrupted, true) {
+            return Err(self.invalid("the future of an earlier write was dropped"));
+        }
+        Ok(())
     }
 
     async fn write(&mut self, offset: u64, data: Bytes) -> Result<()> {
@@ -175,7 +189,10 @@ impl ImageWriter {
     /// # Cancel safety
     /// That of [`write_at`](ImageWriter::write_at).
     pub async fn write_zeros(&mut self, offset: u64, length: u64) -> Result<()> {
-        self.part.clone().run(self.zeros(offset, length)).await
+        self.begin_change()?;
+        let written = self.part.clone().run(self.zeros(offset, length)).await;
+        self.is_interrupted = false;
+        written
     }
 
     async fn zeros(&mut self, offset: u64, length: u64) -> Result<()> {
@@ -210,7 +227,7 @@ impl ImageWriter {
     /// Ends the image. With a base, the parts that were not written come from it.
     ///
     /// # Errors
-    /// `InvalidInput` if a part was not written and the base lacks it too; any failure of the backend.
+    /// `InvalidInput` if a part was not written and the base lacks it too, or if the future of a write was dropped; any failure of the backend.
     ///
     /// # Cancel safety
     /// A dropped future leaves the archive out of the snapshot.
@@ -219,6 +236,7 @@ impl ImageWriter {
     }
 
     async fn complete(mut self) -> Result<ArchiveSummary> {
+        self.begin_change()?;
         while let Some((&offset, _)) = self.partial.first_key_value() {
             self.complete_from_base(offset).await?;
         }
