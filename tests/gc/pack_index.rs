@@ -286,9 +286,12 @@ fn a_dropped_rebuild_is_continued() {
         }
         let store = scene.opened_as_new().await;
         let mut plan = store.plan_index_rebuild().await.unwrap();
-        for _ in 0..3 {
-            drop(plan.execute().now_or_never());
+        for method in [Method::Get, Method::GetRange] {
+            let slow = Rule::on(method, Action::Delay(Duration::from_secs(1)));
+            scene.faults.add(slow.keys(|key| matches!(key, Key::Pack(_))));
         }
+        assert!(plan.execute().now_or_never().is_none(), "it waits for a pack");
+        scene.faults.clear();
         plan.execute().await.unwrap();
         drop(plan);
         assert_eq!(store.plan_index_rebuild().await.unwrap().summary().unnamed, 0);
