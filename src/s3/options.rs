@@ -55,8 +55,8 @@ pub struct RetryOptions {
     pub attempts: NonZeroU32,
     /// Maximum backoff between two attempts; default: 20 s. `Retry-After` is obeyed up to three times this long.
     pub max_backoff: Duration,
-    /// Deadline of an operation with all its attempts, plus one second for each 64 KiB of its bodies; default: 5 minutes. An
-    /// [`S3Backend`](crate::backend::S3Backend) refuses one of 30 minutes or more, the time for which it expects requests of a process that died.
+    /// Deadline of an operation with all its attempts, plus one second for each 64 KiB of its bodies; default: 5 minutes. A store
+    /// in a bucket refuses one of 30 minutes or more, the time for which it expects requests of a process that died.
     pub deadline: Duration,
 }
 
