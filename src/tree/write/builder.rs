@@ -75,7 +75,7 @@ impl SnapshotWriter {
 impl<'a> TreeBuilder<'a> {
     /// An earlier snapshot with the archives of this name in the same form. In the split form, a file whose metadata and size are those of the base is not opened, and its
     /// contents come from the base: a change that keeps size and time of modification is missed, unless
-    /// [`reread_all`](Self::reread_all) is set. Files that were modified while the base was written are read again. Chunks that the base names are known and neither compressed nor stored again. The base stays locked until the backup ends.
+    /// [`reread_all`](Self::reread_all) is set. Files that were modified while the base was written, or in the minute before, are read again. Chunks that the base names are known and neither compressed nor stored again. The base stays locked until the backup ends.
     ///
     /// Awaiting then fails with `NotFound` if it has no such archives, with `Conflict` if it failed verification, with
     /// `KeyRequired` if it is encrypted and the backup is not, and with `WrongKey` if its key or the use of the key differs.

@@ -19,7 +19,8 @@
 //! The order of events is that of the clients of PBS, and with their numbers the archives are equal to theirs, byte for byte. The numbers differ:
 //! a range that ends with a chunk does not bring the chunk after it along; the queue is longer, since no file in it is open; and a file has a
 //! weight, because many tiny files cost more to open than a chunk of padding, which is stored already. A file that was modified while the base
-//! was written, or up to two seconds before, is read again: it may have changed once more without a new time (H193). A file whose
+//! was written, or up to a minute before, is read again: it may have changed once more without a new time (H193). Filesystems have times of up to
+//! two seconds, and Linux sets no new one for a store into a page of a mapped file that is still dirty, which takes half a minute by default. A file whose
 //! contents could not be read as listed is stored with the lowest bit of its nanoseconds flipped, so that no listing matches and the next backup reads it again. Source: PBS pxar format, metadata change detection.
 
 use std::collections::HashSet;
@@ -55,7 +56,7 @@ pub(super) struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         // The entries take about 10 MiB. In their contents, or in what they weigh, the padding of a chunk is little.
-        Self { file_bytes: 1 << 10, max_queued: 16 << 10, seconds_of_doubt: Some(2), takes_next: false }
+        Self { file_bytes: 1 << 10, max_queued: 16 << 10, seconds_of_doubt: Some(60), takes_next: false }
     }
 }
 
