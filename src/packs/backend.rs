@@ -113,6 +113,7 @@ impl Backend for PackedBackend {
             self.packs.flush().await?;
         } else {
             // A deletion, or a change of metadata: the packs that failed to be stored must not make it fail too.
+            self.packs.wait_for_sends().await;
             self.packs.record().await?;
         }
         self.packs.inner.barrier().await

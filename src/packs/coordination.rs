@@ -20,6 +20,8 @@ use crate::rt::Runtime;
 pub(super) struct Tenure {
     /// Number of exclusive holders.
     alone: usize,
+    /// Number of the holding in which packs that no segment names were looked for.
+    checked: u64,
     /// Number of the time during which this handle holds the lock exclusively without a gap.
     holding_alone: u64,
     /// When the view was read.
@@ -97,6 +99,17 @@ impl Packs {
         if tenure.segments == before {
             tenure.segments += 1;
         }
+    }
+
+    /// Returns `true` if unrecorded packs were looked for in this holding. The caller holds the lock of the store.
+    pub(super) fn is_checked(&self) -> bool {
+        let tenure = self.tenure();
+        tenure.checked == tenure.holding
+    }
+
+    pub(super) fn note_checked(&self) {
+        let mut tenure = self.tenure();
+        tenure.checked = tenure.holding;
     }
 
     /// Returns `true` while this handle holds the lock of the store.
@@ -229,8 +242,8 @@ impl Coordination for PackedBackend {
         let is_stale = !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive());
         if is_stale && !mutated!("pack-index-is-not-read-under-the-lock") {
             self.packs.refresh().await?;
-            self.packs.look_for_unrecorded().await?;
         }
+        self.packs.check_unrecorded().await?;
         if self.packs.has_failed() {
             // Chunks that an earlier writer could not store would fail each put. If they fail again, so do the puts.
             match self.packs.flush().await {

@@ -159,6 +159,7 @@ struct Packs {
     /// Held while a segment is stored.
     recording: AsyncMutex<()>,
     /// Held while the view is read again.
+    checking: AsyncMutex<()>,
     refreshing: AsyncMutex<()>,
     requests: Arc<Counts>,
     session: SessionId,
@@ -214,6 +215,7 @@ impl PackedBackend {
             memory: Semaphore::new(memory_bytes + 2 * SLACK_BYTES),
             reads: Mutex::default(),
             recording: AsyncMutex::default(),
+            checking: AsyncMutex::default(),
             refreshing: AsyncMutex::default(),
             requests,
             session: SessionId::from_bytes(session),

@@ -143,12 +143,27 @@ impl Packs {
         if self.is_behind() { self.read_segments().await } else { Ok(()) }
     }
 
+    /// Forgets unrecorded packs that are gone, once for each holding of the lock of the store. A fresh view is no proof that they were looked for: a
+    /// failed or dropped attempt to lock, or a read, may have read it. Every holder waits for the first one, which has not forgotten them yet.
+    ///
+    /// # Errors
+    /// Any failure to look for them. The next holder does it then.
+    pub(super) async fn check_unrecorded(&self) -> Result<()> {
+        let _alone = self.checking.lock().await;
+        if self.is_checked() {
+            return Ok(());
+        }
+        self.look_for_unrecorded().await?;
+        self.note_checked();
+        Ok(())
+    }
+
     /// Forgets packs that are not recorded and do not exist any more: another process adopted them as orphans, dropped and deleted them, and
     /// later also forgot the drop.
     ///
     /// # Errors
     /// Any failure to look for them.
-    pub(super) async fn look_for_unrecorded(&self) -> Result<()> {
+    async fn look_for_unrecorded(&self) -> Result<()> {
         mutated!("pack-is-recorded-after-it-was-deleted" => return Ok(()));
         let unrecorded: Vec<_> = {
             let state = self.state();

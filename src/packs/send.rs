@@ -68,6 +68,27 @@ impl Packs {
         Ok(())
     }
 
+    /// Waits for the packs that are being stored, however that ends.
+    pub(super) async fn wait_for_sends(&self) {
+        let wanted = self.state().view.in_memory();
+        loop {
+            let waiting = {
+                let mut state = self.state();
+                let is_sent = |number: &u32| {
+                    state.view.is_in_memory(*number)
+                        && !state.writer.unsent.contains(number)
+                        && !state.writer.open.values().any(|open| open == number)
+                };
+                if !wanted.iter().any(is_sent) {
+                    return;
+                }
+                state.next_end()
+            };
+            // The sender is kept until it is used.
+            let _ = waiting.await;
+        }
+    }
+
     /// Stores segments with all that no segment has, if there is anything. Without the lock of the store, neither packs nor drops: another
     /// process may have deleted the packs meanwhile, and nothing that was acknowledged depends on them. The next holder looks for them first.
     pub(super) async fn record(self: &Arc<Self>) -> Result<()> {

@@ -7,7 +7,8 @@ use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{
-    ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, ObjectInfo, PutMode, Removal, Touched, list_all,
+    Coordination as _, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, ObjectInfo, PutMode,
+    Removal, Touched, list_all,
 };
 use crate::error::ErrorKind;
 use crate::format::Digest;
@@ -246,6 +247,33 @@ fn a_pack_that_was_deleted_before_it_was_recorded_is_forgotten_under_the_lock() 
         put(&packed, 1).await;
         packed.barrier_of_holder().await.unwrap();
         assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
+    });
+}
+
+/// Proves H202: an attempt to lock that read the view, and failed to look for the pack, leaves that to the next one; so does a read.
+#[test]
+fn a_fresh_view_does_not_replace_the_look_for_unrecorded_packs() {
+    block_on(async {
+        let faults = Arc::new(FaultBackend::new(memory()));
+        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
+        let packed = open(&below, "a").await;
+        drop(packed.lock_shared().await);
+        let held = packed.lock_shared().await;
+        put(&packed, 1).await;
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
+        packed.barrier().await.unwrap_err();
+        drop(held);
+        faults.clear();
+        delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        faults.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
+        let failed = packed.lock(&LockScope::Store, LockMode::Shared).await.map(drop).unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Unavailable);
+        faults.clear();
+        // One that holds the lock meanwhile does not read the view again.
+        let _held = packed.lock_shared().await;
+        assert!(!is_reliable(&packed, 1).await);
     });
 }
 

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use larder::backend::conformance::Suite;
 use larder::backend::{
-    Backend, FsBackend, FsOptions, ListEntry, ListQuery, MemoryBackend, PrefixDirectories, PutMode, SyncLevel,
+    Backend, FsBackend, FsOptions, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend,
+    PrefixDirectories, PutMode, SyncLevel,
 };
 use larder::format::Digest;
 use larder::format::layout::{Key, Prefix};
@@ -65,6 +66,8 @@ fn packs_list_page_by_page() {
         let writer = packed(Arc::clone(&memory)).await;
         let mut keys: Vec<_> =
             (0..10_001_u32).map(|number| Key::Chunk(Digest::of(&number.to_le_bytes()))).collect();
+        // A barrier without it records no pack.
+        let _held = writer.lock(&LockScope::Store, LockMode::Shared).await.unwrap();
         for key in &keys {
             writer.put(key, Bytes::from_static(&[0; 12]), PutMode::Create).await.unwrap();
         }
