@@ -180,9 +180,9 @@ fn an_image_with_a_dropped_write_cannot_be_finished() {
             let store = place.store().await;
             let group = group("vm/1");
             // Zeros yield after 1,024 chunks.
-            let (small, size) = (4096, 3000 * 4096);
+            let (small, size) = (4096, 1100 * 4096);
             let backup = store.backup(&group).begin().await.unwrap();
-            backup.image("d.img", Cursor::new(noise(1, 3000 * 4096)), size).chunk_bytes(small).await.unwrap();
+            backup.image("d.img", Cursor::new(noise(1, 1100 * 4096)), size).chunk_bytes(small).await.unwrap();
             let base = backup.finish().await.unwrap().snapshot;
             let backup = store.backup(&group).begin().await.unwrap();
             // The backup has a chunk of zeros then, and enters others without storing them.
