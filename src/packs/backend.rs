@@ -18,6 +18,7 @@ use crate::format::layout::{Key, Prefix};
 use crate::packs::enclosed::{enclose, enclose_query, enclose_removal, expose_info, expose_page};
 use crate::packs::lookup::Copy;
 use crate::packs::put::version_of;
+use crate::packs::send::Share;
 use crate::packs::{PackedBackend, Packs};
 
 #[deny(clippy::missing_trait_methods)]
@@ -110,20 +111,18 @@ impl Backend for PackedBackend {
 
     async fn barrier(&self) -> Result<()> {
         if self.packs.is_held() {
-            self.packs.flush().await?;
-        } else {
-            // A deletion, or a change of metadata: the packs that failed to be stored must not make it fail too.
-            self.packs.wait_for_sends().await;
-            self.packs.record().await?;
+            return self.barrier_of_holder().await;
         }
+        // A deletion, or a change of metadata: the packs that failed to be stored must not make it fail too.
+        self.packs.settle().await;
+        self.packs.record(Share::Exclusions).await?;
         self.packs.inner.barrier().await
     }
 }
 
 impl PackedBackend {
     /// A barrier of a holder of the lock of the store.
-    #[cfg(test)]
-    pub(crate) async fn barrier_of_holder(&self) -> Result<()> {
+    pub(super) async fn barrier_of_holder(&self) -> Result<()> {
         self.packs.flush().await?;
         self.packs.inner.barrier().await
     }

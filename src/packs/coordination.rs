@@ -20,8 +20,6 @@ use crate::rt::Runtime;
 pub(super) struct Tenure {
     /// Number of exclusive holders.
     alone: usize,
-    /// Number of the holding in which packs that no segment names were looked for.
-    checked: u64,
     /// Number of the time during which this handle holds the lock exclusively without a gap.
     holding_alone: u64,
     /// When the view was read.
@@ -101,15 +99,9 @@ impl Packs {
         }
     }
 
-    /// Returns `true` if unrecorded packs were looked for in this holding. The caller holds the lock of the store.
-    pub(super) fn is_checked(&self) -> bool {
-        let tenure = self.tenure();
-        tenure.checked == tenure.holding
-    }
-
-    pub(super) fn note_checked(&self) {
-        let mut tenure = self.tenure();
-        tenure.checked = tenure.holding;
+    /// Number of the present holding of the lock of the store, or of the last one; 0 before the first.
+    pub(super) fn holding(&self) -> u64 {
+        self.tenure().holding
     }
 
     /// Returns `true` while this handle holds the lock of the store.

@@ -158,8 +158,9 @@ struct Packs {
     reads: Mutex<ReadQueue>,
     /// Held while a segment is stored.
     recording: AsyncMutex<()>,
+    /// The holding of the lock of the store in which unrecorded packs were looked for. Held meanwhile.
+    checked: AsyncMutex<u64>,
     /// Held while the view is read again.
-    checking: AsyncMutex<()>,
     refreshing: AsyncMutex<()>,
     requests: Arc<Counts>,
     session: SessionId,
@@ -215,7 +216,7 @@ impl PackedBackend {
             memory: Semaphore::new(memory_bytes + 2 * SLACK_BYTES),
             reads: Mutex::default(),
             recording: AsyncMutex::default(),
-            checking: AsyncMutex::default(),
+            checked: AsyncMutex::default(),
             refreshing: AsyncMutex::default(),
             requests,
             session: SessionId::from_bytes(session),

@@ -19,6 +19,7 @@ use crate::format::larder::pack::name::PackName;
 use crate::format::layout::Key;
 use crate::packs::PackedBackend;
 use crate::packs::salvage::Salvaged;
+use crate::packs::send::Share;
 
 /// Number of packs that one segment is stored for.
 const PACKS_AT_ONCE: usize = 128;
@@ -124,7 +125,7 @@ impl PackedBackend {
     /// # Errors
     /// Any failure to store it.
     pub(crate) async fn store_segment(&self) -> Result<()> {
-        self.packs.record_all().await
+        self.packs.record(Share::All).await
     }
 
     /// Removes damaged segments, after the last step of the rebuild.

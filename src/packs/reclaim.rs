@@ -38,6 +38,7 @@ use crate::packs::known::Known;
 use crate::packs::list::PackListing;
 use crate::packs::place::Place;
 use crate::packs::salvage::{Salvaged, is_damage};
+use crate::packs::send::Share;
 use crate::packs::view::{PackInfo, View};
 use crate::packs::{PackedBackend, Packs, State};
 
@@ -281,7 +282,7 @@ impl PackedBackend {
         // Only while the caller holds the lock: recorded by a later barrier, the drop could meet a process that relies on the packs.
         let _pending = PendingDrops::new(packs, names);
         if !mutated!("pack-is-deleted-before-its-drop-is-recorded") {
-            packs.record_all().await?;
+            packs.record(Share::All).await?;
         }
         mutated!("pack-is-deleted-before-its-drop-is-durable" => return Ok(()));
         packs.inner.barrier().await

@@ -149,12 +149,12 @@ impl Packs {
     /// # Errors
     /// Any failure to look for them. The next holder does it then.
     pub(super) async fn check_unrecorded(&self) -> Result<()> {
-        let _alone = self.checking.lock().await;
-        if self.is_checked() {
-            return Ok(());
+        let mut checked = self.checked.lock().await;
+        let holding = self.holding();
+        if *checked != holding {
+            self.look_for_unrecorded().await?;
+            *checked = holding;
         }
-        self.look_for_unrecorded().await?;
-        self.note_checked();
         Ok(())
     }
 

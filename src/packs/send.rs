@@ -47,40 +47,42 @@ impl Packs {
             (state.view.in_memory(), again)
         };
         self.store_packs(again);
-        loop {
-            let waiting = {
-                let mut state = self.state();
-                if let Some(error) = state.writer.failed.clone()
-                    && wanted.iter().any(|number| state.writer.unsent.contains(number))
-                {
-                    return Err(error);
-                }
-                if !wanted.iter().any(|number| state.view.is_in_memory(*number)) {
-                    break;
-                }
-                state.next_end()
-            };
-            // The sender is kept until it is used.
-            let _ = waiting.await;
-        }
-        self.record_all().await?;
+        self.wait_for_sends(|state| {
+            if let Some(error) = state.writer.failed.clone()
+                && wanted.iter().any(|number| state.writer.unsent.contains(number))
+            {
+                return Some(Err(error));
+            }
+            let is_over = !wanted.iter().any(|number| state.view.is_in_memory(*number));
+            is_over.then_some(Ok(()))
+        })
+        .await?;
+        self.record(Share::All).await?;
         self.state().writer.flow = Flow::new(self.runtime().monotonic());
         Ok(())
     }
 
     /// Waits for the packs that are being stored, however that ends.
-    pub(super) async fn wait_for_sends(&self) {
+    pub(super) async fn settle(&self) {
         let wanted = self.state().view.in_memory();
+        self.wait_for_sends(|state| {
+            let is_sent = |number: &u32| {
+                state.view.is_in_memory(*number)
+                    && !state.writer.unsent.contains(number)
+                    && !state.writer.open.values().any(|open| open == number)
+            };
+            (!wanted.iter().any(is_sent)).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until this returns a result. It is asked again whenever storing a pack ends.
+    async fn wait_for_sends<T>(&self, mut result: impl FnMut(&State) -> Option<T>) -> T {
         loop {
             let waiting = {
                 let mut state = self.state();
-                let is_sent = |number: &u32| {
-                    state.view.is_in_memory(*number)
-                        && !state.writer.unsent.contains(number)
-                        && !state.writer.open.values().any(|open| open == number)
-                };
-                if !wanted.iter().any(is_sent) {
-                    return;
+                if let Some(result) = result(&state) {
+                    return result;
                 }
                 state.next_end()
             };
@@ -89,18 +91,14 @@ impl Packs {
         }
     }
 
-    /// Stores segments with all that no segment has, if there is anything. Without the lock of the store, neither packs nor drops: another
-    /// process may have deleted the packs meanwhile, and nothing that was acknowledged depends on them. The next holder looks for them first.
-    pub(super) async fn record(self: &Arc<Self>) -> Result<()> {
-        if self.is_held() { self.record_all().await } else { self.record_drafts(Share::Exclusions).await }
+    /// The facts that this handle may record: packs and drops only under the lock of the store. Without it, another process may have deleted the packs
+    /// meanwhile, and nothing that was acknowledged depends on them. The next holder looks for them first.
+    fn share(&self) -> Share {
+        if self.is_held() { Share::All } else { Share::Exclusions }
     }
 
-    /// As [`record`](Self::record), of a holder of the lock of the store.
-    pub(super) async fn record_all(self: &Arc<Self>) -> Result<()> {
-        self.record_drafts(Share::All).await
-    }
-
-    async fn record_drafts(self: &Arc<Self>, share: Share) -> Result<()> {
+    /// Stores segments with all of this that no segment has, if there is anything.
+    pub(super) async fn record(self: &Arc<Self>, share: Share) -> Result<()> {
         let _alone = self.recording.lock().await;
         while let Some(draft) = self.draft(share)? {
             self.record_draft(draft).await?;
@@ -204,7 +202,7 @@ impl Packs {
 
 /// Content of new segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Share {
+pub(super) enum Share {
     All,
     /// Exclusions of copies in packs that segments name.
     Exclusions,
@@ -251,7 +249,7 @@ impl Sending {
         };
         if is_due {
             // A failure keeps the packs unrecorded, and the next barrier tries again.
-            let _ = packs.record().await;
+            let _ = packs.record(packs.share()).await;
         }
     }
 }
@@ -346,10 +344,10 @@ mod tests {
     use super::*;
     use crate::backend::fault::{Action, FaultBackend, Rule};
     use crate::backend::record::Method;
-    use crate::backend::{Backend, ListQuery, list_all};
+    use crate::backend::{Backend, Coordination as _, ListQuery, LockMode, LockScope, list_all};
     use crate::format::layout::Prefix;
     use crate::packs::PackedBackend;
-    use crate::packs::tests::{chunk, delete, is_reliable, memory, names_of_packs, open, put};
+    use crate::packs::tests::{blob, chunk, delete, is_reliable, memory, names_of_packs, open, put};
 
     fn with_faults() -> (Arc<FaultBackend>, Arc<dyn Backend>) {
         let faults = Arc::new(FaultBackend::new(memory()));
@@ -439,6 +437,66 @@ mod tests {
             let other = open(&below, "forgotten, elsewhere").await;
             assert_eq!(other.get(&chunk(1), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
             other.get(&chunk(2), 100).await.unwrap();
+        });
+    }
+
+    /// Proves H202: an attempt to lock that read the view, and failed to look for the pack, leaves that to the next one; so does a read.
+    #[test]
+    fn a_fresh_view_does_not_replace_the_look_for_unrecorded_packs() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let packed = open(&below, "a").await;
+            drop(packed.lock_shared().await);
+            let held = packed.lock_shared().await;
+            put_unrecorded(&packed, &faults, 1).await;
+            drop(held);
+            delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
+            let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+            faults.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
+            let failed = packed.lock(&LockScope::Store, LockMode::Shared).await.map(drop).unwrap_err();
+            assert_eq!(failed.kind(), ErrorKind::Unavailable);
+            faults.clear();
+            // One that holds the lock meanwhile does not read the view again.
+            let _held = packed.lock_shared().await;
+            assert!(!is_reliable(&packed, 1).await);
+        });
+    }
+
+    /// Proves H202: a deletion of a snapshot has a barrier, and does not take the lock of the store.
+    #[test]
+    fn a_barrier_without_the_lock_records_no_pack() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let packed = open(&below, "a").await;
+            let held = packed.lock_shared().await;
+            put_unrecorded(&packed, &faults, 1).await;
+            drop(held);
+            // Another process took it for an orphan, deleted it, and forgot that it did.
+            delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
+            packed.barrier().await.unwrap();
+            drop(packed.lock_shared().await);
+            assert!(!is_reliable(&packed, 1).await);
+            assert_eq!(packed.packs.state().view.segments().len(), 0);
+        });
+    }
+
+    /// A deletion makes room in a full store although a pack of an ended backup could not be stored.
+    #[test]
+    fn a_barrier_without_the_lock_does_not_store_packs_again() {
+        block_on(async {
+            let (faults, below) = with_faults();
+            let packed = open(&below, "a").await;
+            let held = packed.lock_shared().await;
+            put(&packed, 1).await;
+            let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+            faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
+            assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
+            drop(held);
+            packed.barrier().await.unwrap();
+            faults.clear();
+            let _held = packed.lock_shared().await;
+            packed.barrier().await.unwrap();
+            assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
         });
     }
 }

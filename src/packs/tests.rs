@@ -7,8 +7,7 @@ use super::*;
 use crate::backend::fault::{Action, FaultBackend, Rule};
 use crate::backend::record::Method;
 use crate::backend::{
-    Coordination as _, ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, ObjectInfo, PutMode,
-    Removal, Touched, list_all,
+    ListEntry, ListQuery, LockMode, LockScope, MemoryBackend, ObjectInfo, PutMode, Removal, Touched, list_all,
 };
 use crate::error::ErrorKind;
 use crate::format::Digest;
@@ -246,77 +245,6 @@ fn a_pack_that_was_deleted_before_it_was_recorded_is_forgotten_under_the_lock() 
         assert!(!is_reliable(&packed, 1).await);
         put(&packed, 1).await;
         packed.barrier_of_holder().await.unwrap();
-        assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
-    });
-}
-
-/// Proves H202: an attempt to lock that read the view, and failed to look for the pack, leaves that to the next one; so does a read.
-#[test]
-fn a_fresh_view_does_not_replace_the_look_for_unrecorded_packs() {
-    block_on(async {
-        let faults = Arc::new(FaultBackend::new(memory()));
-        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-        let packed = open(&below, "a").await;
-        drop(packed.lock_shared().await);
-        let held = packed.lock_shared().await;
-        put(&packed, 1).await;
-        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
-        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
-        packed.barrier().await.unwrap_err();
-        drop(held);
-        faults.clear();
-        delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
-        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
-        faults.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
-        let failed = packed.lock(&LockScope::Store, LockMode::Shared).await.map(drop).unwrap_err();
-        assert_eq!(failed.kind(), ErrorKind::Unavailable);
-        faults.clear();
-        // One that holds the lock meanwhile does not read the view again.
-        let _held = packed.lock_shared().await;
-        assert!(!is_reliable(&packed, 1).await);
-    });
-}
-
-/// Proves H202: a deletion of a snapshot has a barrier, and does not take the lock of the store.
-#[test]
-fn a_barrier_without_the_lock_records_no_pack() {
-    block_on(async {
-        let faults = Arc::new(FaultBackend::new(memory()));
-        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-        let packed = open(&below, "a").await;
-        let held = packed.lock_shared().await;
-        put(&packed, 1).await;
-        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
-        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
-        packed.barrier().await.unwrap_err();
-        drop(held);
-        faults.clear();
-        // Another process took it for an orphan, deleted it, and forgot that it did.
-        delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
-        packed.barrier().await.unwrap();
-        drop(packed.lock_shared().await);
-        assert!(!is_reliable(&packed, 1).await);
-        assert_eq!(packed.packs.state().view.segments().len(), 0);
-    });
-}
-
-/// A deletion makes room in a full store although a pack of an ended backup could not be stored.
-#[test]
-fn a_barrier_without_the_lock_does_not_store_packs_again() {
-    block_on(async {
-        let faults = Arc::new(FaultBackend::new(memory()));
-        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-        let packed = open(&below, "a").await;
-        let held = packed.lock_shared().await;
-        put(&packed, 1).await;
-        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
-        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
-        assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
-        drop(held);
-        packed.barrier().await.unwrap();
-        faults.clear();
-        let _held = packed.lock_shared().await;
-        packed.barrier().await.unwrap();
         assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
     });
 }
