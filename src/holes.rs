@@ -1,6 +1,8 @@
-//! Filesystems whose reports of holes in files can be relied on.
+//! Holes in files, and the filesystems whose reports of them can be relied on.
 
 use std::os::fd::AsFd;
+
+use rustix::io::Errno;
 
 /// Returns `true` if `lseek` with `SEEK_DATA` finds all data of a file, also what was written a moment ago.
 #[cfg(target_os = "linux")]
@@ -12,6 +14,32 @@ pub(crate) fn are_reported(file: impl AsFd) -> bool {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn are_reported(_: impl AsFd) -> bool {
     false
+}
+
+/// Position of the first data from an offset on; `None` if there are none. It moves the position of the file.
+#[cfg(target_os = "linux")]
+pub(crate) fn next_data(file: impl AsFd, offset: u64) -> Result<Option<u64>, Errno> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn next_data(_: impl AsFd, offset: u64) -> Result<Option<u64>, Errno> {
+    Ok(Some(offset))
+}
+
+/// Position of the first hole from an offset on, at the latest the end of the file. It moves the position of the file.
+#[cfg(target_os = "linux")]
+pub(crate) fn next_hole(file: impl AsFd, offset: u64) -> Result<u64, Errno> {
+    rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(offset))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn next_hole(_: impl AsFd, _: u64) -> Result<u64, Errno> {
+    Err(Errno::NOSYS)
 }
 
 /// As [`are_reported`]; `magic` is `f_type` of `statfs`. ZFS before 2.2.2 reported holes in the place of fresh data, and reports of filesystems

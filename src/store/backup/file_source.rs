@@ -13,8 +13,6 @@ use std::task::{Context, Poll, ready};
 use futures::channel::oneshot;
 use futures::future::FutureExt as _;
 use futures::io::{AsyncRead, AsyncSeek};
-#[cfg(target_os = "linux")]
-use rustix::io::Errno;
 
 use crate::buffers::lengthen;
 use crate::error::{Error, ErrorKind, Result};
@@ -190,46 +188,22 @@ impl AsyncSeek for FileSource {
 fn data_extents(file: &File, size: u64, are_holes_reported: bool) -> Vec<Range<u64>> {
     let mut extents = Vec::new();
     let mut at = 0;
-    if are_holes_reported {
-        while at < size && extents.len() < MAX_EXTENTS {
-            let Some(start) = next_data(file, at) else { return extents };
-            let end = next_hole(file, start).filter(|end| *end > start).unwrap_or(size).min(size);
-            if start < end {
-                extents.push(start..end);
-            }
-            at = end;
+    while are_holes_reported && at < size && extents.len() < MAX_EXTENTS {
+        let start = match holes::next_data(file, at) {
+            Ok(None) => return extents,
+            Ok(Some(start)) => start.max(at),
+            Err(_) => at,
+        };
+        let end = holes::next_hole(file, start).ok().filter(|end| *end > start).unwrap_or(size).min(size);
+        if start < end {
+            extents.push(start..end);
         }
+        at = end;
     }
     if at < size {
         extents.push(at..size);
     }
     extents
-}
-
-/// Start of the data at or after an offset; `None` if only a hole follows.
-#[cfg(target_os = "linux")]
-fn next_data(file: &File, at: u64) -> Option<u64> {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-        Ok(start) => Some(start.max(at)),
-        Err(Errno::NXIO) => None,
-        Err(_) => Some(at),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn next_data(_: &File, at: u64) -> Option<u64> {
-    Some(at)
-}
-
-/// Start of the hole at or after an offset; `None` if it cannot be found out.
-#[cfg(target_os = "linux")]
-fn next_hole(file: &File, at: u64) -> Option<u64> {
-    rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(at)).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn next_hole(_: &File, _: u64) -> Option<u64> {
-    None
 }
 
 #[cfg(test)]

@@ -114,21 +114,6 @@ fn length_of(range: &Range<u64>) -> usize {
     usize::try_from(range.end - range.start).unwrap_or(0)
 }
 
-/// Position of the first data from an offset on; `None` if there are none. It moves the position of the file, by which nothing is read.
-#[cfg(target_os = "linux")]
-fn data_from(file: &File, offset: u64) -> Result<Option<u64>, Errno> {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(offset)) {
-        Ok(data) => Ok(Some(data)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn data_from(_: &File, offset: u64) -> Result<Option<u64>, Errno> {
-    Ok(Some(offset))
-}
-
 impl Found {
     fn new(file: File, before: Status, (size, mtime): Listed) -> Self {
         let unread = if size > WHOLE_BYTES { size.div_ceil(PART_BYTES) } else { 1 };
@@ -176,7 +161,8 @@ impl Found {
     /// Returns `true` if a range has no data, and the file does not end in it.
     fn is_hole(&self, range: &Range<u64>) -> bool {
         self.has_holes
-            && data_from(&self.file, range.start).is_ok_and(|data| data.is_none_or(|data| data >= range.end))
+            && holes::next_data(&self.file, range.start)
+                .is_ok_and(|data| data.is_none_or(|data| data >= range.end))
             && Status::of(&self.file).is_ok_and(|status| status.size >= range.end)
     }
 
