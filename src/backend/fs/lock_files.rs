@@ -100,6 +100,7 @@ impl LockDirectory {
         let claim = || Claim::take(self.store, name, mode).ok_or_else(busy);
         let mut missing = None;
         for _ in 0..REPLACED_TRIES {
+            missing = None;
             let file = match self.open(&path, mode) {
                 // The directory of the namespace was removed, or another process is making a lock file.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
