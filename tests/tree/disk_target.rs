@@ -465,7 +465,7 @@ fn list_with_mask(mask: u16) -> Vec<u8> {
     };
     let none = u32::MAX;
     let entries =
-        [entry(1, 7, none), entry(2, 7, 1), entry(4, 7, none), entry(0x10, mask, none), entry(0x20, 0, none)];
+        [entry(1, 7, none), entry(2, 7, 1), entry(4, 7, none), entry(0x10, mask, none), entry(0x20, 7, none)];
     [vec![2, 0, 0, 0], entries.concat()].concat()
 }
 

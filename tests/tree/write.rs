@@ -139,9 +139,12 @@ fn a_file_that_was_modified_when_its_base_was_written_is_read_again() {
         let (store, tree) = (store().await, MemoryTree::default());
         let begun = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(400_000);
         let backup = store.backup(&group()).time(begun).begin().await.unwrap();
-        for (name, seconds) in
-            [("after", 1_440_000_001), ("before", 1_439_999_900), ("mapped", 1_439_999_970)]
-        {
+        for (name, seconds) in [
+            ("after", 1_440_000_001),
+            ("before", 1_439_999_900),
+            ("just before", 1_439_999_999),
+            ("mapped", 1_439_999_970),
+        ] {
             tree.file(name, noise(1, 100_000), seconds);
         }
         backup.tree("root", &tree).await.unwrap();
@@ -155,7 +158,10 @@ fn a_file_that_was_modified_when_its_base_was_written_is_read_again() {
         let summary = backup.tree("root", &tree).base(&base).await.unwrap();
         let snapshot = backup.finish().await.unwrap().snapshot;
         let opened = tree.opened();
-        assert!(["after", "mapped"].iter().all(|name| opened.contains(&(*name).to_owned())), "{summary}");
+        assert!(
+            ["after", "just before", "mapped"].iter().all(|name| opened.contains(&(*name).to_owned())),
+            "{summary}"
+        );
         same_tree(&restored(&snapshot, "root").await, &contents_of(&tree).await);
     });
 }
