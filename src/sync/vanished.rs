@@ -136,7 +136,8 @@ fn record<K: Clone + Ord>(
 impl Inputs<'_> {
     /// Returns `true` if the target certainly has the snapshot, and protects it.
     async fn is_protected(self, name: &SnapshotName) -> bool {
-        self.target.snapshot_info(name).await.is_ok_and(|info| info.protected)
+        let Ok(info) = self.target.snapshot_info(name).await else { return false };
+        self.target.inner().deletions().is_protected(&info).await.unwrap_or(false)
     }
 
     async fn remove_snapshot(self, name: &SnapshotName) -> Result<Removed> {

@@ -188,7 +188,7 @@ impl Deletions<'_> {
     }
 
     /// Returns `true` if a locked snapshot is protected. A listing may lag, so a missing mark is looked up (H47).
-    pub(in crate::store) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
+    pub(crate) async fn is_protected(&self, info: &SnapshotInfo) -> Result<bool> {
         mutated!("delete-by-listed-protection" => return Ok(info.protected));
         Ok(info.protected || self.inner.backend.has(&Key::Protected(info.name.clone())).await?)
     }
