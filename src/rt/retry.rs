@@ -1,4 +1,4 @@
-//! Bounded waits for what its holder releases soon.
+//! Repeated attempts within a bounded time.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ impl dyn Runtime {
     /// Repeats an attempt while its error is one to wait for, until `wait` is over.
     ///
     /// # Errors
-    /// Those of the last attempt.
+    /// The error of the last attempt.
     pub(crate) async fn retry_for<T, F>(
         &self,
         wait: Duration,

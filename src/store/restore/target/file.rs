@@ -61,7 +61,6 @@ struct Existing {
     /// `true` if the file is cut at the end of the archive.
     cuts: bool,
     file: Arc<Opened>,
-    is_device: bool,
 }
 
 /// A file or device that is open until the last job has ended.
@@ -186,6 +185,10 @@ fn is_finished() -> io::Error {
 }
 
 impl Existing {
+    fn is_device(&self) -> bool {
+        matches!(*self.file, Opened::Device(_))
+    }
+
     fn open(path: &PathBuf) -> Result<Self> {
         let failed = |error| Error::io(error, "open").on(path.display());
         let kind = std::fs::metadata(path).map_err(failed)?.file_type();
@@ -213,7 +216,7 @@ impl Existing {
                 Error::new(ErrorKind::Busy, "open").on(path.display()).because("it is locked")
             })?)
         };
-        Ok(Self { announced: 0, cuts: false, file: Arc::new(file), is_device })
+        Ok(Self { announced: 0, cuts: false, file: Arc::new(file) })
     }
 }
 
@@ -233,7 +236,7 @@ impl RestoreTarget for FileTarget {
         let is_device = match &mut self.state {
             State::Existing(existing) => {
                 existing.announced = size;
-                existing.is_device
+                existing.is_device()
             }
             State::New(_) | State::Published => {
                 // Data of an earlier attempt would show where zeros are skipped.
@@ -292,8 +295,8 @@ impl RestoreTarget for FileTarget {
                 self.state = State::Published;
                 Ok(())
             }
-            State::Existing(Existing { announced, cuts: true, is_device: false, .. }) => {
-                let end = *announced;
+            State::Existing(existing) if existing.cuts && !existing.is_device() => {
+                let end = existing.announced;
                 self.blocking(move |file| file.set_len(end).and_then(|()| file.sync_all())).await
             }
             _ => self.blocking(File::sync_all).await,

@@ -55,7 +55,7 @@ impl Directories {
     pub(super) fn new(root: OwnedFd) -> io::Result<Self> {
         // An error here says more than one for each entry.
         Status::of(&root)?;
-        let inherits = has_default_list(root.as_fd());
+        let inherits = has_attribute(root.as_fd(), DEFAULT_LIST);
         Ok(Self { entered: Mutex::default(), root: Parent { fd: Arc::new(root), inherits } })
     }
 
@@ -88,9 +88,9 @@ impl Directories {
         };
         if is_new && parent.inherits {
             // Otherwise it would spread to all entries below.
-            let _ = (fremovexattr(&fd, DEFAULT_LIST), fremovexattr(&fd, ACCESS_LIST));
+            remove_inherited_lists(&fd);
         }
-        let inherits = !is_new && has_default_list(fd.as_fd());
+        let inherits = !is_new && has_attribute(fd.as_fd(), DEFAULT_LIST);
         let id = Status::of(&fd)?.id;
         if let Some(own) = &mut own {
             if is_new {
@@ -200,8 +200,9 @@ fn make(parent: &Parent, name: &CStr, existing: Existing) -> Result<bool, Target
     }
 }
 
-fn has_default_list(directory: BorrowedFd<'_>) -> bool {
-    has_attribute(directory, DEFAULT_LIST)
+/// Removes the access control lists that a new directory inherited.
+pub(super) fn remove_inherited_lists(directory: &OwnedFd) {
+    let _ = (fremovexattr(directory, DEFAULT_LIST), fremovexattr(directory, ACCESS_LIST));
 }
 
 /// Removes the access control list that a new entry inherited.

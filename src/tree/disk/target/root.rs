@@ -5,14 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{CWD, Mode, OFlags, fremovexattr, mkdir, openat};
+use rustix::fs::{CWD, Mode, OFlags, mkdir, openat};
 
-use super::directories::Directories;
+use super::directories::{Directories, remove_inherited_lists};
 use super::{DirectoryTarget, Existing, State};
 use crate::error::{Error, Result};
 use crate::rt::Runtime;
 use crate::tree::disk::metadata::write::Powers;
-use crate::tree::disk::metadata::{ACCESS_LIST, DEFAULT_LIST};
 
 impl DirectoryTarget {
     /// Creates the directory, which must not exist; the directory above must.
@@ -26,8 +25,8 @@ impl DirectoryTarget {
         let create = move || {
             let created = mkdir(&path, Mode::RWXU).and_then(|()| open(&path, OFlags::NOFOLLOW));
             if let Ok(root) = &created {
-                // Those that the directory above hands on. If they stay, they are removed from every entry, and in the end from the root.
-                let _ = (fremovexattr(root, DEFAULT_LIST), fremovexattr(root, ACCESS_LIST));
+                // If a list stays, the restore removes it from every entry, and from the root in the end.
+                remove_inherited_lists(root);
             }
             created.map_err(|error| Error::io(error.into(), "create").on(path.display()))
         };
