@@ -29,7 +29,7 @@ fn usage() -> String {
 {}
   --allow-other        other users may look too, as far as the modes of the files let them; without it, only who mounts
 
-It serves until MOUNTPOINT is unmounted, or until SIGINT or SIGTERM. Everything is read-only. Damaged files give I/O
+It serves until MOUNTPOINT is unmounted, or until SIGINT or SIGTERM and the end of its last user. Everything is read-only. Damaged files give I/O
 errors, and what is wrong goes to standard error. Needs /dev/fuse, and unless root runs it, the program fusermount3.",
         cli::STORE_USAGE,
         cli::keys::KEY_USAGE
@@ -70,6 +70,20 @@ fn command(mut parser: lexopt::Parser) -> Outcome<()> {
     mount(&arguments, &wanted, archive, mountpoint)
 }
 
+/// Takes a mount that is in use out of the tree of directories. The unmounter of the session tries only once.
+#[cfg(target_os = "linux")]
+fn detach(mountpoint: &str) {
+    use std::process::Command;
+    let programs = [("umount", "-l"), ("fusermount3", "-uz")];
+    let detached = programs.into_iter().any(|(program, options)| {
+        let status = Command::new(program).args([options, "--", mountpoint]).status();
+        status.is_ok_and(|status| status.success())
+    });
+    if !detached {
+        eprintln!("{mountpoint} is still mounted; unmount it when nothing uses it");
+    }
+}
+
 #[cfg(not(target_os = "linux"))]
 fn mount(_: &Arguments, _: &Wanted, _: &str, _: &str) -> Outcome<()> {
     Err(cli::Failure::Work("this example mounts on Linux only".to_owned()))
@@ -102,11 +116,12 @@ fn mount(arguments: &Arguments, wanted: &Wanted, archive: &str, mountpoint: &str
     let served = prepared.and_then(|filesystem| {
         let failed = |error: std::io::Error| Failure::Work(format!("mount on {mountpoint}: {error}"));
         let mut session = filesystem.mount(mountpoint, arguments.allow_other).map_err(failed)?;
-        let mut unmounter = session.unmount_callable();
+        let (mut unmounter, place) = (session.unmount_callable(), mountpoint.to_owned());
         std::thread::spawn(move || {
             block_on(arrived());
             if let Err(error) = unmounter.unmount() {
-                eprintln!("unmount: {error}");
+                eprintln!("unmount: {error}; it ends with its last user");
+                detach(&place);
             }
         });
         println!("{archive} is mounted on {mountpoint}");

@@ -221,6 +221,26 @@ fn a_mounted_image_is_a_directory_with_one_file() {
     });
 }
 
+/// A child process of another test that is being started may have an open file too.
+#[test]
+fn a_signal_ends_a_mount_that_is_in_use_with_its_last_user() {
+    let scene = Scene::new();
+    scene.back_up(0, &[]);
+    std::thread::scope(|threads| {
+        mounted(&scene, "root.pxar", |mounted| {
+            let (file, mounted) = (fs::File::open(mounted.join("large")).unwrap(), mounted.to_owned());
+            threads.spawn(move || {
+                while fs::read_dir(&mounted).unwrap().count() > 0 {
+                    std::thread::yield_now();
+                }
+                let mut word = [0; 4];
+                file.read_exact_at(&mut word, 4 * 250_000).unwrap();
+                assert_eq!(u32::from_le_bytes(word), 250_000, "it is served until it is closed");
+            });
+        });
+    });
+}
+
 /// Looks at a mounted archive, and ends the mount by a signal. Returns the mount point, or `None` where nothing can be mounted.
 fn mounted(scene: &Scene, archive: &str, look: impl FnOnce(&Path)) -> Option<PathBuf> {
     let mountpoint = scene.path("mounted");
