@@ -15,6 +15,7 @@ use crate::format::Digest;
 use crate::format::larder::pack::PackClass;
 use crate::format::larder::segment::ExclusionReason;
 use crate::format::layout::{Key, Prefix};
+use crate::packs::coordination::may_record_packs;
 use crate::packs::enclosed::{enclose, enclose_query, enclose_removal, expose_info, expose_page};
 use crate::packs::lookup::Copy;
 use crate::packs::put::version_of;
@@ -110,7 +111,8 @@ impl Backend for PackedBackend {
     }
 
     async fn barrier(&self) -> Result<()> {
-        if self.packs.is_held() {
+        let held = self.packs.held();
+        if may_record_packs(held.as_ref()) {
             return self.barrier_of_holder().await;
         }
         // A deletion, or a change of metadata: the packs that failed to be stored must not make it fail too.

@@ -1,7 +1,7 @@
 //! Coordination of a packed store: that of the backend below, and a view that is read again under the lock of the store.
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -26,6 +26,8 @@ pub(super) struct Tenure {
     fresh: Moment,
     /// The packs were listed once.
     has_listed: bool,
+    /// The locks behind the holders.
+    held: Vec<Weak<Held>>,
     holders: usize,
     /// Number of the time during which this handle holds the lock of the store without a gap.
     holding: u64,
@@ -104,9 +106,9 @@ impl Packs {
         self.tenure().holding
     }
 
-    /// Returns `true` while this handle holds the lock of the store.
-    pub(super) fn is_held(&self) -> bool {
-        self.tenure().holders > 0 || mutated!("pack-is-recorded-without-the-lock")
+    /// The lock of the store, if this handle holds it. It stays held until the result is dropped.
+    pub(super) fn held(&self) -> Option<Arc<Held>> {
+        self.tenure().held.iter().find_map(Weak::upgrade)
     }
 
     /// Returns `true` if no other process can have changed the store since the view was read, and no other handle has.
@@ -151,12 +153,35 @@ impl Packs {
     }
 }
 
-/// The lock of the store, held by this handle.
+/// Returns `true` if packs and drops may be recorded. Without the lock of the store, another process may have deleted the packs meanwhile, and nothing
+/// that was acknowledged depends on them. The next holder looks for them first.
+pub(super) fn may_record_packs(held: Option<&Arc<Held>>) -> bool {
+    held.is_some() || mutated!("pack-is-recorded-without-the-lock")
+}
+
+/// The lock of the store, held by this handle: by a caller, and by the requests that must end before another process may take it.
+#[derive(Debug)]
+pub(super) struct Held {
+    // Dropped first: another process may take the lock once the guard is dropped, and this one must read the view again then.
+    _holder: Holder,
+    guard: Box<dyn LockGuard>,
+}
+
+impl Held {
+    fn new(packs: &Arc<Packs>, guard: Box<dyn LockGuard>, is_alone: bool) -> Arc<Self> {
+        let held = Arc::new(Self { _holder: Holder::new(packs, is_alone), guard });
+        let mut tenure = packs.tenure();
+        tenure.held.retain(|held| held.strong_count() > 0);
+        tenure.held.push(Arc::downgrade(&held));
+        drop(tenure);
+        held
+    }
+}
+
+/// The lock of the store, held by a caller.
 #[derive(Debug)]
 struct PackedGuard {
-    // Dropped first: another process may take the lock once the guard is dropped, and this one must read the view again then.
-    holder: Holder,
-    guard: Box<dyn LockGuard>,
+    held: Arc<Held>,
 }
 
 /// A holder of the lock of the store.
@@ -194,22 +219,19 @@ impl Drop for Holder {
 #[async_trait]
 impl LockGuard for PackedGuard {
     async fn check(&self) -> Result<()> {
-        self.guard.check().await
+        self.held.guard.check().await
     }
 
     fn keeps_processes_out(&self) -> bool {
-        self.guard.keeps_processes_out()
+        self.held.guard.keeps_processes_out()
     }
 
     fn oldest_shared(&self) -> Option<SystemTime> {
-        self.guard.oldest_shared()
+        self.held.guard.oldest_shared()
     }
 
-    async fn release_deleted(self: Box<Self>) {
-        let Self { guard, holder } = *self;
-        drop(holder);
-        guard.release_deleted().await;
-    }
+    // The store is no object that could be deleted.
+    async fn release_deleted(self: Box<Self>) {}
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -228,7 +250,7 @@ impl Coordination for PackedBackend {
         if *scope != LockScope::Store {
             return Ok(guard);
         }
-        let holder = Holder::new(&self.packs, mode.is_alone());
+        let held = Held::new(&self.packs, guard, mode.is_alone());
         // Until now another process could drop packs, and no chunk in them may be relied on. Beside shared holders of this process, other
         // processes could still add some.
         let is_stale = !self.packs.is_current() || (mode.is_alone() && !self.packs.is_exclusive());
@@ -246,7 +268,7 @@ impl Coordination for PackedBackend {
         if self.packs.trusts_no_pack() {
             self.packs.begin_listing().await?;
         }
-        Ok(Box::new(PackedGuard { holder, guard }))
+        Ok(Box::new(PackedGuard { held }))
     }
 
     async fn check_owned(&self) -> Result<()> {

@@ -13,6 +13,7 @@ use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
 use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentWriteError};
 use crate::format::layout::Key;
+use crate::packs::coordination::may_record_packs;
 use crate::packs::put::Flow;
 use crate::packs::view::Contents;
 use crate::packs::{Packs, State};
@@ -91,12 +92,6 @@ impl Packs {
         }
     }
 
-    /// The facts that this handle may record: packs and drops only under the lock of the store. Without it, another process may have deleted the packs
-    /// meanwhile, and nothing that was acknowledged depends on them. The next holder looks for them first.
-    fn share(&self) -> Share {
-        if self.is_held() { Share::All } else { Share::Exclusions }
-    }
-
     /// Stores segments with all of this that no segment has, if there is anything.
     pub(super) async fn record(self: &Arc<Self>, share: Share) -> Result<()> {
         let _alone = self.recording.lock().await;
@@ -130,6 +125,9 @@ impl Packs {
     }
 
     /// Encodes and stores a segment. Returns an error of its own if it cannot be encoded; nothing was stored then.
+    ///
+    /// # Cancel safety
+    /// If the lock of the store is held, it is held until the request has ended, also if the future is dropped.
     pub(super) async fn put_segment(
         &self,
         builder: SegmentBuilder,
@@ -144,7 +142,13 @@ impl Packs {
             // Also if the put fails: it may be stored.
             self.handles.note_segment(name, self.runtime().monotonic());
         }
-        self.inner.put(&key, bytes.clone(), self.inner.capabilities().create_mode()).await?;
+        let (held, inner, stored) = (self.held(), Arc::clone(&self.inner), (key.clone(), bytes.clone()));
+        let work = async move {
+            let _held = held;
+            let (key, bytes) = stored;
+            inner.put(&key, bytes, inner.capabilities().create_mode()).await
+        };
+        self.runtime().run_detached("store an index segment", work).await?;
         let parsed = Segment::parse(&name, &bytes);
         let parsed =
             parsed.map_err(|error| Error::new(ErrorKind::Internal, "store").on(&key).because(error))?;
@@ -248,8 +252,10 @@ impl Sending {
             state.writer.flow.is_segment_due(ready, since, now)
         };
         if is_due {
+            let held = packs.held();
+            let share = if may_record_packs(held.as_ref()) { Share::All } else { Share::Exclusions };
             // A failure keeps the packs unrecorded, and the next barrier tries again.
-            let _ = packs.record(packs.share()).await;
+            let _ = packs.record(share).await;
         }
     }
 }
@@ -338,165 +344,4 @@ pub(super) fn unencodable(error: SegmentWriteError) -> Error {
 }
 
 #[cfg(all(test, feature = "testing"))]
-mod tests {
-    use futures::executor::block_on;
-
-    use super::*;
-    use crate::backend::fault::{Action, FaultBackend, Rule};
-    use crate::backend::record::Method;
-    use crate::backend::{Backend, Coordination as _, ListQuery, LockMode, LockScope, list_all};
-    use crate::format::layout::Prefix;
-    use crate::packs::PackedBackend;
-    use crate::packs::tests::{blob, chunk, delete, is_reliable, memory, names_of_packs, open, put};
-
-    fn with_faults() -> (Arc<FaultBackend>, Arc<dyn Backend>) {
-        let faults = Arc::new(FaultBackend::new(memory()));
-        let below: Arc<dyn Backend> = Arc::<FaultBackend>::clone(&faults);
-        (faults, below)
-    }
-
-    /// Stores a chunk in a pack that no segment names.
-    async fn put_unrecorded(packed: &PackedBackend, faults: &FaultBackend, number: u32) {
-        put(packed, number).await;
-        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
-        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment));
-        assert_eq!(packed.barrier_of_holder().await.unwrap_err().kind(), ErrorKind::Unavailable);
-        faults.clear();
-    }
-
-    async fn segments(below: &Arc<dyn Backend>) -> usize {
-        list_all(below.as_ref(), &ListQuery::all(Prefix::Segments)).await.unwrap().entries().len()
-    }
-
-    /// Adopts all orphans as a collection does.
-    async fn adopt(packed: &PackedBackend) {
-        let begin = packed.packs.begin_listing().await.unwrap();
-        assert_eq!(packed.adopt_orphans(&begin, |_| true).await.unwrap(), 1);
-    }
-
-    /// Otherwise the copies would count again once a merged segment has forgotten the drop.
-    ///
-    /// Proves H202.
-    #[test]
-    fn a_pack_that_another_process_dropped_is_not_recorded_any_more() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let packed = open(&below, "recorded late").await;
-            put_unrecorded(&packed, &faults, 1).await;
-            let other = open(&below, "recorded late, collector").await;
-            adopt(&other).await;
-            let names = names_of_packs(&below).await;
-            other.drop_packs(&names.into_iter().collect()).await.unwrap();
-            let before = segments(&below).await;
-            // It learns of the drop when it takes the lock.
-            drop(packed.lock_shared().await);
-            assert!(!is_reliable(&packed, 1).await);
-            packed.barrier_of_holder().await.unwrap();
-            assert_eq!((segments(&below).await, packed.packs.state().writer.unrecorded.len()), (before, 0));
-            put(&packed, 1).await;
-            packed.barrier_of_holder().await.unwrap();
-            drop(other.lock_shared().await);
-            assert!(is_reliable(&packed, 1).await && is_reliable(&other, 1).await);
-        });
-    }
-
-    /// A handle that adopted an orphan too learns of its drop without reading a segment.
-    ///
-    /// Proves H202.
-    #[test]
-    fn a_pack_that_another_handle_dropped_is_not_recorded_any_more() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let died = open(&below, "adopted twice, dead writer").await;
-            put_unrecorded(&died, &faults, 1).await;
-            let (packed, other) = (open(&below, "adopted twice").await, open(&below, "adopted twice").await);
-            adopt(&packed).await;
-            adopt(&other).await;
-            let names = names_of_packs(&below).await;
-            other.drop_packs(&names.into_iter().collect()).await.unwrap();
-            let before = segments(&below).await;
-            assert!(!is_reliable(&packed, 1).await);
-            packed.barrier_of_holder().await.unwrap();
-            assert_eq!(segments(&below).await, before);
-        });
-    }
-
-    #[test]
-    fn a_pack_that_is_forgotten_takes_only_its_own_chunks_along() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let packed = open(&below, "forgotten").await;
-            put_unrecorded(&packed, &faults, 1).await;
-            let first = names_of_packs(&below).await;
-            put_unrecorded(&packed, &faults, 2).await;
-            // Another process took it for an orphan, and deleted it.
-            delete(&below, Key::Pack(first[0])).await;
-            drop(packed.lock_shared().await);
-            assert!(!is_reliable(&packed, 1).await && is_reliable(&packed, 2).await);
-            packed.barrier_of_holder().await.unwrap();
-            let other = open(&below, "forgotten, elsewhere").await;
-            assert_eq!(other.get(&chunk(1), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
-            other.get(&chunk(2), 100).await.unwrap();
-        });
-    }
-
-    /// Proves H202: an attempt to lock that read the view, and failed to look for the pack, leaves that to the next one; so does a read.
-    #[test]
-    fn a_fresh_view_does_not_replace_the_look_for_unrecorded_packs() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let packed = open(&below, "a").await;
-            drop(packed.lock_shared().await);
-            let held = packed.lock_shared().await;
-            put_unrecorded(&packed, &faults, 1).await;
-            drop(held);
-            delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
-            let is_pack = |key: &Key| matches!(key, Key::Pack(_));
-            faults.add(Rule::on(Method::Head, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
-            let failed = packed.lock(&LockScope::Store, LockMode::Shared).await.map(drop).unwrap_err();
-            assert_eq!(failed.kind(), ErrorKind::Unavailable);
-            faults.clear();
-            // One that holds the lock meanwhile does not read the view again.
-            let _held = packed.lock_shared().await;
-            assert!(!is_reliable(&packed, 1).await);
-        });
-    }
-
-    /// Proves H202: a deletion of a snapshot has a barrier, and does not take the lock of the store.
-    #[test]
-    fn a_barrier_without_the_lock_records_no_pack() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let packed = open(&below, "a").await;
-            let held = packed.lock_shared().await;
-            put_unrecorded(&packed, &faults, 1).await;
-            drop(held);
-            // Another process took it for an orphan, deleted it, and forgot that it did.
-            delete(&below, Key::Pack(names_of_packs(&below).await[0])).await;
-            packed.barrier().await.unwrap();
-            drop(packed.lock_shared().await);
-            assert!(!is_reliable(&packed, 1).await);
-            assert_eq!(packed.packs.state().view.segments().len(), 0);
-        });
-    }
-
-    /// A deletion makes room in a full store although a pack of an ended backup could not be stored.
-    #[test]
-    fn a_barrier_without_the_lock_does_not_store_packs_again() {
-        block_on(async {
-            let (faults, below) = with_faults();
-            let packed = open(&below, "a").await;
-            let held = packed.lock_shared().await;
-            put(&packed, 1).await;
-            let is_pack = |key: &Key| matches!(key, Key::Pack(_));
-            faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Full)).keys(is_pack));
-            assert_eq!(packed.barrier().await.unwrap_err().kind(), ErrorKind::Full);
-            drop(held);
-            packed.barrier().await.unwrap();
-            faults.clear();
-            let _held = packed.lock_shared().await;
-            packed.barrier().await.unwrap();
-            assert_eq!(open(&below, "b").await.get(&chunk(1), 100).await.unwrap().bytes, blob(1));
-        });
-    }
-}
+mod tests;
