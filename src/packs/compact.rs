@@ -23,7 +23,7 @@
 //! | fact of a segment that it replaces | kept |
 //! |---|---|
 //! | a pack, its copies, the bad and deleted ones | unless the pack was dropped |
-//! | a copy that is bad or deleted | only as an exclusion |
+//! | a copy that is bad or deleted | only as an exclusion, if a segment has it: one that only memory has may never be stored |
 //! | the drop of a pack | while the pack is listed, or a segment outside of the group names it: without the drop, writers would rely on a pack that is gone |
 //! | the name of a segment that was replaced earlier | while that one is listed: without the name, its facts would hold again |
 //!
@@ -160,10 +160,12 @@ impl Packs {
             while let Some(slot) = next {
                 let (records, behind) = self.records_from(&known, slot).await?;
                 let state = self.state();
+                let in_memory = state.excluded_in_memory();
                 for record in records.iter() {
                     let Some(number) = numbers.get(&record.pack) else { continue };
-                    let is_excluded =
-                        known.place(&record).is_some_and(|place| state.view.is_excluded(&place));
+                    let is_excluded = known.place(&record).is_some_and(|place| {
+                        state.view.is_excluded(&place) && !in_memory.contains(&place.key())
+                    });
                     if !is_excluded && let Err(error) = builder.push(*number, record.entry) {
                         return Ok(Err(error));
                     }

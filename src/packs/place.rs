@@ -3,6 +3,9 @@
 use crate::format::Digest;
 use crate::format::larder::pack::PackEntry;
 
+/// Pack and offset of a copy.
+pub(super) type PlaceKey = (u32, u32);
+
 /// One copy of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
@@ -31,7 +34,7 @@ impl Place {
     }
 
     /// Tells it from all other copies.
-    pub(super) fn key(&self) -> (u32, u32) {
+    pub(super) fn key(&self) -> PlaceKey {
         (self.pack, self.offset)
     }
 }

@@ -1,6 +1,6 @@
 //! Storing of chunks: the open packs, and the packs that follow them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::format::Digest;
 use crate::format::larder::pack::builder::PackBuilder;
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::pack::{MAX_PACK_BYTES, MAX_PACK_ENTRIES, PackClass, PackEntry, blob_length};
-use crate::format::larder::segment::ExclusionReason;
+use crate::format::larder::segment::{ExclusionReason, MAX_RECORDS};
 use crate::format::layout::Key;
-use crate::packs::place::Place;
+use crate::packs::place::{Place, PlaceKey};
 use crate::packs::view::{Contents, View};
 use crate::packs::{Packs, State};
 use crate::rt::semaphore::Permit;
@@ -48,6 +48,8 @@ pub(super) struct Writer {
     pub(super) flow: Flow,
     /// When the last segment was stored.
     pub(super) last_recorded: Duration,
+    /// Maximum number of records of a new segment.
+    pub(super) max_records: usize,
     next_pack: u32,
     pub(super) next_segment: u32,
     /// The packs that are being filled.
@@ -88,7 +90,8 @@ impl Flow {
 impl Writer {
     /// A writer that begins now.
     pub(super) fn new(now: Duration) -> Self {
-        Self { flow: Flow::new(now), last_recorded: now, ..Self::default() }
+        let max_records = MAX_RECORDS as usize;
+        Self { flow: Flow::new(now), last_recorded: now, max_records, ..Self::default() }
     }
 }
 
@@ -313,6 +316,12 @@ impl State {
     pub(super) fn exclude(&mut self, digest: Digest, place: Place, reason: ExclusionReason) {
         self.view.exclude(digest, place, reason);
         self.writer.exclusions.push((digest, place, reason));
+    }
+
+    /// The copies that only memory knows to be bad or deleted.
+    pub(super) fn excluded_in_memory(&self) -> HashSet<PlaceKey> {
+        mutated!("pack-merge-forgets-quarantined-copies" => return HashSet::new());
+        self.writer.exclusions.iter().map(|(_, place, _)| place.key()).collect()
     }
 }
 

@@ -203,6 +203,30 @@ fn a_merged_segment_keeps_the_drop_of_a_pack_that_still_exists() {
     });
 }
 
+/// Proves H204: a crash after the merge loses the quarantine, and must not lose the copy.
+#[test]
+fn a_merged_segment_keeps_copies_whose_quarantine_is_not_stored() {
+    block_on(async {
+        let below = memory();
+        let packed = open(&below, "a").await;
+        for number in 0..40 {
+            put(&packed, number).await;
+            packed.barrier_of_holder().await.unwrap();
+        }
+        let Key::Chunk(digest) = chunk(1) else { unreachable!() };
+        let quarantined = Key::Quarantined(digest, 0);
+        let housekeeping = packed.housekeeping().unwrap();
+        housekeeping.copy(&chunk(1), &quarantined, PutMode::Create).await.unwrap();
+        let begin = packed.packs.begin_listing().await.unwrap();
+        assert_eq!(packed.compact(&begin, &|_| true).await.unwrap().merged, 1);
+        open(&below, "after a crash").await.get(&chunk(1), 100).await.unwrap();
+        packed.barrier_of_holder().await.unwrap();
+        let other = open(&below, "b").await;
+        assert_eq!(other.get(&chunk(1), 100).await.unwrap_err().kind(), ErrorKind::NotFound);
+        other.get(&quarantined, 100).await.unwrap();
+    });
+}
+
 /// Proves H205.
 ///
 /// The lock of the store may be released by then, and another process rely on the pack.
