@@ -32,7 +32,7 @@
 //! after sixteen packs or a 32nd of them, and after five minutes or a 32nd of the time, whichever is more: so an interrupted first backup finds
 //! its chunks again, and a long one leaves few segments. A barrier without the lock of the store, as of a deletion, stores and records no pack:
 //! another process may have taken them for orphans meanwhile. The next holder of the lock looks for them first. The lock stays held until the request for a
-segment has ended, also if the barrier is dropped.
+//! segment has ended, also if the barrier is dropped.
 //!
 //! # Views
 //! Each handle has a view: the segments that it read, and its own packs. Segments only add facts: records of copies, names of packs that

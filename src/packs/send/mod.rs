@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
 use crate::format::larder::segment::builder::{FinishedSegment, SegmentBuilder};
 use crate::format::larder::segment::name::SegmentName;
-use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, Segment, SegmentWriteError};
+use crate::format::larder::segment::{Exclusion, MAX_EXCLUSIONS, MAX_PACKS, Segment, SegmentWriteError};
 use crate::format::layout::Key;
 use crate::packs::coordination::may_record_packs;
 use crate::packs::put::Flow;
@@ -164,17 +164,15 @@ impl Packs {
     fn draft(&self, share: Share) -> Result<Option<Draft>> {
         let mut state = self.state();
         state.forget_dropped();
-        let mut packs: HashSet<u32> = state.stored_unrecorded().into_iter().collect();
-        let mut drops = state.writer.drops.clone();
-        if share == Share::Exclusions {
-            packs.clear();
-            drops.clear();
-        }
+        let (packs, drops) = match share {
+            Share::All => state.next_to_record(),
+            Share::Exclusions => <_>::default(),
+        };
         // Exclusions in a pack that is not recorded follow with it.
         let exclusions = state.writer.exclusions.iter();
         let follows = |pack| {
             state.view.is_in_memory(pack)
-                || (share == Share::Exclusions && state.writer.unrecorded.contains_key(&pack))
+                || (state.writer.unrecorded.contains_key(&pack) && !packs.contains(&pack))
         };
         let exclusions =
             exclusions.take_while(|(_, place, _)| !follows(place.pack)).take(MAX_EXCLUSIONS as usize).count();
@@ -322,6 +320,19 @@ impl State {
             Some(Contents::Closed(bytes)) => Some((info.name, bytes.clone())),
             _ => None,
         }
+    }
+
+    /// The packs and drops for the next segment. Packs come first: the chunks of a dropped pack may have their other copies in them.
+    fn next_to_record(&self) -> (HashSet<u32>, BTreeSet<PackName>) {
+        let (mut packs, mut records) = (HashSet::new(), 0);
+        for number in self.stored_unrecorded() {
+            records += self.writer.unrecorded.get(&number).map_or(0, Vec::len);
+            if !packs.is_empty() && (records > self.writer.max_records || packs.len() == MAX_PACKS as usize) {
+                return (packs, BTreeSet::new());
+            }
+            packs.insert(number);
+        }
+        (packs, self.writer.drops.clone())
     }
 
     /// Packs that are stored and that no segment names.

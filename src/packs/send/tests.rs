@@ -187,3 +187,40 @@ fn the_lock_of_the_store_is_held_until_a_segment_is_stored() {
         assert_eq!((oldest().await, segments(&below).await), (None, 1));
     });
 }
+
+/// Proves H201: the chunks of a dropped pack may have their other copies in packs that the same segments record.
+#[test]
+fn more_records_than_a_segment_has_go_to_several_and_drops_to_the_last_one() {
+    block_on(async {
+        let (faults, below) = with_faults();
+        let packed = open(&below, "many").await;
+        put(&packed, 0).await;
+        packed.barrier_of_holder().await.unwrap();
+        let dropped = names_of_packs(&below).await;
+        for number in 1..6 {
+            put_unrecorded(&packed, &faults, number).await;
+        }
+        // As a collection does that copies a chunk in use.
+        let Key::Chunk(digest) = chunk(0) else { unreachable!() };
+        let copy = packed.readable_copies(&digest).await.unwrap()[0];
+        packed.append(&copy, &blob(0)).await.unwrap();
+        {
+            let mut state = packed.packs.state();
+            state.writer.max_records = 2;
+            state.writer.drops.extend(&dropped);
+        }
+        let is_segment = |key: &Key| matches!(key, Key::Segment(_));
+        faults.add(Rule::on(Method::Put, Action::FailBefore(ErrorKind::Unavailable)).keys(is_segment).nth(3));
+        packed.barrier_of_holder().await.unwrap_err();
+        let other = open(&below, "after a crash").await;
+        drop(other.lock_shared().await);
+        assert!(is_reliable(&other, 0).await);
+        packed.barrier_of_holder().await.unwrap();
+        assert_eq!(segments(&below).await, 1 + 3);
+        let other = open(&below, "whole").await;
+        drop(other.lock_shared().await);
+        for number in 0..6 {
+            assert!(is_reliable(&other, number).await, "{number}");
+        }
+    });
+}
