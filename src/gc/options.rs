@@ -133,7 +133,7 @@ impl GcOptions {
     }
 
     /// Asserts that the clock of the store was ahead and was set back, at least a grace time and a listing lag ago. Garbage that is dated more
-    /// than a week ahead of it then counts as old; otherwise it stays until the clock has caught up. Where listings may lag, it still has to be found twice. If
+    /// than a week ahead of it then counts as old, and so do packs for [`keep_packs`](Self::keep_packs); otherwise it stays until the clock has caught up. Where listings may lag, it still has to be found twice. If
     /// the assertion is false, chunks of snapshots that listings do not show yet may be lost.
     pub fn clock_was_set_back(mut self) -> Self {
         self.clock_was_set_back = true;

@@ -166,7 +166,7 @@ impl Decision<'_> {
         plan.unused_bytes += unused;
         let left = if live.is_kept {
             Some(&mut plan.leave.quarantined)
-        } else if age < self.options.keep_packs {
+        } else if age < self.options.keep_packs && !self.times.is_of_before(pack.last_used) {
             Some(&mut plan.leave.kept)
         } else {
             None

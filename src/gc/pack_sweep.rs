@@ -83,8 +83,8 @@ impl GcPlan {
 
     /// Deletes packs that an earlier collection dropped.
     async fn delete_dropped(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
-        // A pack stays if its directory cannot be read: its chunks are unknown.
-        let copies = packs.copies_by_directory(self.sized(names.iter())).await?;
+        // A pack stays if it is that of another writer: its chunks are unknown.
+        let copies = packs.copies_by_contents(self.sized(names.iter())).await?;
         let names = copies.keys().copied().collect();
         // Their chunks were judged before the drop. Only one that a snapshot or a writer uses now is needed.
         let marks = &self.marked.set;
@@ -127,7 +127,10 @@ impl GcPlan {
     }
 
     async fn vanish(&mut self, packs: &PackedBackend, names: &BTreeSet<PackName>) -> Result<()> {
-        let mut names = names.clone();
+        let (dropped, mut names): (BTreeSet<_>, BTreeSet<_>) =
+            names.iter().copied().partition(|name| packs.is_dropped(name));
+        // By an execution whose future was dropped meanwhile.
+        self.finish_vanishing(packs, dropped).await?;
         // They may be all that is left of a chunk in use, if they were quarantined after the plan was made.
         for (name, digest) in packs.quarantined_in(&names) {
             let is_last = packs.copies_outside(&digest, &names).await?.is_empty();
@@ -136,9 +139,9 @@ impl GcPlan {
             }
         }
         let mut copies = packs.copies_in(&names).await?;
-        // Where no record names the chunks, the directory does, if it can be read.
+        // Where no record names the chunks, the pack does.
         let unnamed = self.sized(names.iter().filter(|name| !copies.contains_key(name)));
-        copies.extend(packs.copies_by_directory(unnamed).await?);
+        copies.extend(packs.copies_by_contents(unnamed).await?);
         names.retain(|name| copies.contains_key(name));
         let counting = self.counting();
         let is_used = |digest: &Digest, last_used| counting.is_needed_since(digest, last_used);
@@ -148,6 +151,8 @@ impl GcPlan {
             return Ok(());
         }
         self.held.guard.check().await?;
+        // Before it: the drop may be recorded although this future is dropped.
+        self.progress.vanishing.extend(dead);
         let (of_task, guard, vanish) = (packs.clone(), Arc::clone(&self.held.guard), names.clone());
         // A task of its own, which holds the lock: a drop must not be recorded after the lock was released.
         let work = async move {
@@ -155,8 +160,18 @@ impl GcPlan {
             of_task.drop_packs(&vanish).await
         };
         self.store.inner().runtime().run_detached("drop packs", work).await?;
+        self.finish_vanishing(packs, names).await
+    }
+
+    /// Counts what vanished with packs that were dropped, and deletes them.
+    async fn finish_vanishing(&mut self, packs: &PackedBackend, names: BTreeSet<PackName>) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
         let mut removed = ChunkTally::default();
-        dead.into_iter().filter(|(name, _)| names.contains(name)).for_each(|(_, dead)| removed.join(dead));
+        for name in &names {
+            removed.join(self.progress.vanishing.remove(name).unwrap_or_default());
+        }
         self.progress.removed.join(removed);
         let ChunkTally { bytes, chunks } = removed;
         trace::collected(bytes, chunks);

@@ -1,12 +1,12 @@
 //! Progress of the execution of a plan.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::SystemTime;
 
 use crate::chunks::{Swept, Unused};
 use crate::error::Error;
 use crate::format::Digest;
-use crate::format::layout::Key;
+use crate::format::layout::{Key, PackName};
 use crate::gc::report::{ChunkTally, GcFailure, PackTally};
 
 /// Maximum number of objects of a request.
@@ -65,6 +65,8 @@ pub(super) struct Progress {
     pub(super) status_written: bool,
     /// Chunks that could not be removed, as far as known.
     pub(super) stuck: ChunkTally,
+    /// Unused chunks in packs that are being dropped.
+    pub(super) vanishing: BTreeMap<PackName, ChunkTally>,
 }
 
 impl Progress {

@@ -180,20 +180,26 @@ impl PackedBackend {
         self.copies_among(digest, View::readable_places, |name| names.contains(name)).await
     }
 
-    /// The copies in packs of these sizes by their directories, whatever segments say. Packs with a damaged directory are left out.
+    /// The copies in packs of these sizes by their contents, whatever segments say: by their directories, or by all of a pack with a damaged one.
+    /// Packs that are gone, or of another writer, are left out.
     ///
     /// # Errors
-    /// Any failure to read the directories.
-    pub(crate) async fn copies_by_directory(
+    /// Any failure to read the packs.
+    pub(crate) async fn copies_by_contents(
         &self,
         packs: Vec<(PackName, u64)>,
     ) -> Result<BTreeMap<PackName, Vec<PackCopy>>> {
+        let mut unread: BTreeMap<_, _> = packs.iter().copied().collect();
         let mut copies = BTreeMap::new();
         for directory in self.packs.directories(packs).await? {
-            let (bytes, name) = (directory.pack_bytes().into(), directory.name());
-            let number = self.packs.state().view.number_of(name, directory.class(), bytes);
-            let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
-            copies.insert(name, directory.entries().iter().map(copy).collect());
+            unread.remove(&directory.name());
+            copies.insert(directory.name(), self.packs.copies_of(directory.into()));
+        }
+        mutated!("pack-without-directory-stays" => return Ok(copies));
+        for (name, bytes) in unread {
+            if let Some(salvaged) = self.packs.salvage(name, bytes).await? {
+                copies.insert(name, self.packs.copies_of(salvaged));
+            }
         }
         Ok(copies)
     }
@@ -359,6 +365,13 @@ impl Packs {
             }
         }
         Ok(found.sorted())
+    }
+
+    /// The copies in a pack that was read.
+    fn copies_of(&self, pack: Salvaged) -> Vec<PackCopy> {
+        let number = self.state().view.number_of(pack.name, pack.class, pack.bytes.into());
+        let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
+        pack.entries.iter().map(copy).collect()
     }
 
     /// Adds the copies that the directories of these packs name. Returns the packs with a damaged directory.

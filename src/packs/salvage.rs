@@ -1,6 +1,7 @@
-//! Orphans without a valid directory: torn by a crash, or damaged.
+//! Packs without a valid directory: torn by a crash, or damaged.
 //!
-//! The headers of their entries say which chunks they have. The chunks are adopted like those of any orphan; a pack without any entry is dropped.
+//! The headers of their entries say which chunks they have. The chunks of an orphan are adopted like those of any orphan; one without any entry is
+//! dropped. A pack that was dropped is judged by them before it is deleted.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::larder::pack::name::PackName;
@@ -33,7 +34,7 @@ struct Scan {
 }
 
 impl Packs {
-    /// Reads an orphan from front to back; `None` if it is gone, or the pack of another writer.
+    /// Reads a pack from front to back; `None` if it is gone, or the pack of another writer.
     ///
     /// # Errors
     /// Any other failure to read it.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use larder::backend::{Backend, ListEntry, ListQuery, MemoryBackend, PutMode};
 use larder::error::ErrorKind;
 use larder::format::Digest;
@@ -14,6 +15,7 @@ use larder::internal::fault::{Action, FaultBackend, Rule};
 use larder::internal::listing::{ShortPages as _, list_all};
 use larder::internal::packs::packed;
 use larder::internal::record::Method;
+use larder::internal::sim::Simulation as _;
 use larder::rt::{Runtime as _, SimRuntime};
 use larder::store::{Datastore, Options, PackOptions};
 use larder_testing::gc_scene::{
@@ -243,6 +245,69 @@ fn packs_that_are_to_be_kept_stay_until_they_are_old_enough() {
         assert_eq!((report.packs.packs, report.removed.chunks), (1, 2));
         assert_eq!(scene.chunks().await, digests([3]));
     });
+}
+
+/// Proves H14: a pack of before the clock was set back is as old as it will ever be.
+#[test]
+fn packs_that_are_dated_ahead_are_not_kept_if_the_clock_was_set_back() {
+    in_both(async |scene| {
+        leave(&scene.store, &[1, 2]).await;
+        back_up_as(&scene.store, "host/a", &[3]).await;
+        scene.sim.set_clock_back(365 * DAY);
+        scene.sim.sleep(2 * DAY).await;
+        let keep = || at_once().keep_packs(30 * DAY);
+        assert_eq!(scene.packs_of(keep()).await.leave.kept.packs, 2);
+        let report = collected(&scene.store, keep().clock_was_set_back()).await;
+        assert_eq!((report.packs.packs, report.removed.chunks), (1, 2));
+        assert_eq!(scene.chunks().await, digests([3]));
+    });
+}
+
+/// Proves H204: its chunks are those of its entries, or it would be planned and left by each collection.
+#[test]
+fn a_dropped_pack_with_a_damaged_directory_is_deleted() {
+    in_both(async |scene| {
+        back_up_as(&scene.store, "host/a", &[1]).await;
+        leave(&scene.store, &[2, 3]).await;
+        let before = scene.packs().await;
+        let is_pack = |key: &Key| matches!(key, Key::Pack(_));
+        scene.faults.add(Rule::on(Method::Delete, Action::FailBefore(ErrorKind::Unavailable)).keys(is_pack));
+        let report = scene.plan(at_once()).await.confirm().execute().await.unwrap();
+        assert!(matches!(report.end, GcEnd::Stopped(_)) && report.removed.chunks == 2);
+        scene.faults.clear();
+        assert_eq!(scene.packs().await, before);
+        for pack in before.into_keys() {
+            let mut bytes = scene.memory.get(&pack, 1 << 20).await.unwrap().bytes.to_vec();
+            let end = bytes.len();
+            bytes[end - 20..].iter_mut().for_each(|byte| *byte ^= 0xff);
+            scene.memory.put(&pack, bytes.into(), PutMode::Replace).await.unwrap();
+        }
+        let report = collected(&scene.opened_as_new().await, at_once()).await;
+        assert_eq!((report.packs.packs, report.failed), (1, 0));
+        assert_eq!(scene.packs().await.len(), 1);
+        assert_eq!(scene.chunks().await, digests([1]));
+    });
+}
+
+/// Proves H161: an execution whose future was dropped counts nothing twice, and forgets nothing.
+#[test]
+fn a_dropped_execution_counts_each_vanished_chunk_once() {
+    for (method, seconds) in [(Method::Delete, 30), (Method::Put, 30), (Method::Put, 90)] {
+        in_both(async |scene| {
+            back_up_as(&scene.store, "host/a", &[1]).await;
+            leave(&scene.store, &[2, 3]).await;
+            let is_slow = |key: &Key| matches!(key, Key::Pack(_) | Key::Segment(_));
+            let slow = Action::Delay(Duration::from_mins(1));
+            scene.faults.add(Rule::on(method, slow).keys(is_slow));
+            let mut plan = scene.plan(at_once()).await.confirm();
+            let pause = scene.sim.sleep(Duration::from_secs(seconds));
+            assert!(matches!(select(Box::pin(plan.execute()), pause).await, Either::Right(_)));
+            // The detached drop ends meanwhile.
+            scene.sim.sleep(Duration::from_mins(2)).await;
+            let report = plan.execute().await.unwrap();
+            assert_eq!((report.removed.chunks, report.packs.packs), (2, 1), "{method:?}");
+        });
+    }
 }
 
 #[test]

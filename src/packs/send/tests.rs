@@ -175,7 +175,7 @@ fn the_lock_of_the_store_is_held_until_a_segment_is_stored() {
         let held = packed.lock_shared().await;
         put(&packed, 1).await;
         let is_segment = |key: &Key| matches!(key, Key::Segment(_));
-        faults.add(Rule::on(Method::Put, Action::Delay(Duration::from_secs(60))).keys(is_segment));
+        faults.add(Rule::on(Method::Put, Action::Delay(Duration::from_mins(1))).keys(is_segment));
         // The caller gives up while the request is on its way.
         let pause = of_task.sleep(Duration::from_secs(30));
         assert!(matches!(select(packed.barrier(), pause).await, Either::Right(_)));
@@ -183,7 +183,7 @@ fn the_lock_of_the_store_is_held_until_a_segment_is_stored() {
         let oldest =
             || async { below.lock(&LockScope::Store, LockMode::Exclusive).await.unwrap().oldest_shared() };
         assert!(oldest().await.is_some());
-        of_task.sleep(Duration::from_secs(60)).await;
+        of_task.sleep(Duration::from_mins(1)).await;
         assert_eq!((oldest().await, segments(&below).await), (None, 1));
     });
 }
