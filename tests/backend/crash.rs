@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::executor::block_on;
 use futures::io::Cursor;
-use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, PutMode, SyncLevel};
+use larder::backend::{Backend, FsBackend, FsOptions, PrefixDirectories, PutMode, SyncLevel, Touched};
 use larder::chunker::FixedChunker;
 use larder::error::{Error, ErrorKind};
 use larder::format::Digest;
@@ -264,4 +264,53 @@ fn concurrent_barriers_each_flush_everything_before_them() {
     let before = record.len();
     block_on(backend.barrier()).unwrap();
     assert_eq!(record.len(), before, "what was flushed is not flushed again");
+}
+
+/// Proves H37: another process stored the chunk, and died before it was flushed.
+#[test]
+fn a_reused_chunk_of_another_process_survives_a_crash_after_a_barrier() {
+    for is_touched in [false, true] {
+        let (directory, after) = (larder_testing::scratch(), larder_testing::scratch());
+        let record = Arc::new(DiskRecord::default());
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        let path = directory.path().join("store");
+        let recorded = |level| options(level).record(Arc::clone(&record));
+        let (key, bytes) = (Key::Chunk(Digest::of(b"reused")), Bytes::from_static(b"reused"));
+        block_on(async {
+            let other = FsBackend::create(Arc::clone(&runtime), &path, recorded(SyncLevel::None));
+            other.await.unwrap().put(&key, bytes.clone(), PutMode::Create).await.unwrap();
+            let backend =
+                FsBackend::open(Arc::clone(&runtime), &path, recorded(SyncLevel::File)).await.unwrap();
+            if is_touched {
+                let touched = backend.touch(std::slice::from_ref(&key)).await.unwrap();
+                assert!(matches!(touched[..], [Touched::Present(_)]));
+            } else {
+                let stored = backend.put(&key, bytes.clone(), PutMode::Create).await;
+                assert_eq!(stored.unwrap_err().kind(), ErrorKind::AlreadyExists);
+            }
+            backend.barrier().await.unwrap();
+            let steps = record.len();
+            backend.barrier().await.unwrap();
+            assert_eq!(record.len(), steps, "what was flushed is not flushed again");
+            record.replay(steps, Loss::Everything, after.path()).unwrap();
+            let backend = FsBackend::open(runtime, after.path(), options(SyncLevel::File)).await.unwrap();
+            assert_eq!(backend.get(&key, 100).await.unwrap().bytes, bytes, "touched: {is_touched}");
+        });
+    }
+}
+
+/// Proves H37: the directory of an unmounted disk has nothing to flush.
+#[test]
+fn a_barrier_of_an_unmounted_store_fails() {
+    let directory = larder_testing::scratch();
+    let (path, elsewhere) = (directory.path().join("store"), directory.path().join("elsewhere"));
+    let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+    block_on(async {
+        let backend = FsBackend::create(runtime, &path, options(SyncLevel::File)).await.unwrap();
+        let key = Key::Chunk(Digest::of(b"stored"));
+        backend.put(&key, Bytes::new(), PutMode::Create).await.unwrap();
+        std::fs::rename(&path, &elsewhere).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(backend.barrier().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    });
 }

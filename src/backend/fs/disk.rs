@@ -256,9 +256,9 @@ impl Disk {
         Ok(())
     }
 
-    /// Flushes the entries of a directory, if it exists.
+    /// Flushes the entries of a directory, if it exists. Fails if the store is not mounted.
     pub(super) fn sync_directory(&self, path: &str) -> io::Result<()> {
-        match self.at_directory(path).and_then(File::open) {
+        match self.certainly(self.at_directory(path).and_then(File::open)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened?.sync_all().map_err(named("flush a directory"))?,
         }

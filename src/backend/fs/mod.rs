@@ -9,7 +9,7 @@
 //! | level | at each put | at the barrier |
 //! |---|---|---|
 //! | [`SyncLevel::None`] | nothing | nothing: readers see puts in order, but a power cut may lose them |
-//! | [`SyncLevel::File`] | the file is flushed before it is renamed | the directories changed since the last barrier are flushed |
+//! | [`SyncLevel::File`] | the file is flushed before it is renamed | the directories changed since the last barrier are flushed; if an existing object was used again, also each filesystem, as another process may have stored the object without a flush |
 //! | [`SyncLevel::Filesystem`] | the file is flushed before it is renamed, unless it is a chunk | each filesystem that has objects of the store is flushed as a whole, once |
 //!
 //! At the level `Filesystem`, every 32 MiB of puts start a flush in the background, so that the barrier has little left to flush.
@@ -102,7 +102,7 @@ use crate::rt::Runtime;
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncLevel {
-    /// Each file and each directory is flushed by itself.
+    /// Each new file and each directory is flushed by itself. A barrier after the use of an existing object flushes the whole filesystem too.
     File,
     /// Each barrier flushes the whole filesystem. The default, as in PBS.
     #[default]

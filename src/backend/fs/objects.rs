@@ -52,12 +52,14 @@ pub(super) struct Inner {
     pub(super) unsynced: Mutex<Unsynced>,
 }
 
-/// Directories whose entries changed since they were last flushed.
+/// Changes that the next barrier flushes at the level of files.
 #[derive(Debug, Default)]
 pub(super) struct Unsynced {
     changes: u64,
-    /// Each with the number of its last change.
+    /// Directories whose entries changed since they were last flushed, each with the number of its last change.
     directories: BTreeMap<String, u64>,
+    /// Number of uses of files that may be of another process, which may not have flushed them.
+    reuses: u64,
 }
 
 /// The path of a directory without the [enclosure](Key::Enclosed) of a packed store.
@@ -204,10 +206,15 @@ impl Inner {
             self.publish(temporary, path, key, mode)?;
             Ok(version(&metadata))
         });
-        match published {
+        match &published {
             Ok(_) => self.relied_on(parent(path)),
-            // A file that cannot be removed is a leftover that its name identifies.
-            Err(_) => _ = self.disk.remove_file(temporary),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    self.reused(parent(path));
+                }
+                // A file that cannot be removed is a leftover that its name identifies.
+                let _ = self.disk.remove_file(temporary);
+            }
         }
         published
     }
@@ -361,6 +368,11 @@ impl Inner {
             SyncLevel::None => Ok(()),
             SyncLevel::Filesystem => self.disk.sync_filesystems().map_err(failed),
             SyncLevel::File => {
+                let reuses = self.unsynced().reuses;
+                if reuses > 0 {
+                    self.disk.sync_filesystems().map_err(failed)?;
+                    self.unsynced().reuses -= reuses;
+                }
                 // A directory stays in the set until it is flushed: a parallel barrier must not rely on a flush that has only begun.
                 let directories = self.unsynced().directories.clone();
                 for (directory, change) in directories {
@@ -409,6 +421,16 @@ impl Inner {
                 unsynced.add(&directory[..at]);
             }
             unsynced.add(directory);
+        }
+    }
+
+    /// Notes the use of a file that another process may have stored, which may have died before it flushed it. One flush of the filesystem takes
+    /// less time than one of each reused chunk.
+    pub(super) fn reused(&self, directory: &str) {
+        self.relied_on(directory);
+        mutated!("fs-reused-chunks-are-not-flushed" => return);
+        if self.sync_level == SyncLevel::File {
+            self.unsynced().reuses += 1;
         }
     }
 

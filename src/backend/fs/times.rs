@@ -39,8 +39,7 @@ impl Inner {
         let touched = self.disk.touch(&path).and_then(|()| self.disk.metadata(&path));
         match touched {
             Ok(metadata) => {
-                // The writer that stored it may have died before it was flushed, and the next barrier promises that it is durable.
-                self.relied_on(parent(&path));
+                self.reused(parent(&path));
                 Ok(Touched::Present(info(key, &metadata)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Touched::Absent),
