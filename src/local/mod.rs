@@ -22,6 +22,7 @@ pub(crate) mod segments;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -107,13 +108,16 @@ impl LocalState {
         private::make_directory(&directory).map_err(failed)?;
         let lock =
             private::options().create(true).append(true).open(directory.join("lock")).map_err(failed)?;
+        let busy = |why: &'static str| {
+            Error::new(ErrorKind::Busy, "open local state").on(directory.display()).because(why)
+        };
         let lock = LockedFile::lock(lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            if error == Errno::WOULDBLOCK {
-                let error = Error::new(ErrorKind::Busy, "open local state").on(directory.display());
-                return error.because("it is in use");
-            }
-            failed(error.into())
+            if error == Errno::WOULDBLOCK { busy("it is in use") } else { failed(error.into()) }
         })?;
+        // Another process may lock a new file instead.
+        if lock.metadata().map_err(failed)?.nlink() == 0 {
+            return Err(busy("it was deleted meanwhile"));
+        }
         let instance = match private::read_text(&directory.join("instance")) {
             Ok(found) if is_identity(&found) => found,
             _ => {

@@ -103,6 +103,8 @@ impl PresenceStore {
         let mut log = private::options().create(true).read(true).append(true).open(&log_path)?;
         if segments.is_empty() && recent.is_empty() {
             log.set_len(0)?;
+            // A crash must not leave the new stamp beside the old records.
+            log.sync_data()?;
         }
         log.seek(SeekFrom::End(0))?;
         let state = State { log, recent, segments, stamp: stamp.to_owned() };
