@@ -193,12 +193,12 @@ impl PackedBackend {
         let mut copies = BTreeMap::new();
         for directory in self.packs.directories(packs).await? {
             unread.remove(&directory.name());
-            copies.insert(directory.name(), self.packs.copies_of(directory.into()));
+            copies.insert(directory.name(), self.packs.copies_of(&directory.into()));
         }
         mutated!("pack-without-directory-stays" => return Ok(copies));
         for (name, bytes) in unread {
             if let Some(salvaged) = self.packs.salvage(name, bytes).await? {
-                copies.insert(name, self.packs.copies_of(salvaged));
+                copies.insert(name, self.packs.copies_of(&salvaged));
             }
         }
         Ok(copies)
@@ -368,7 +368,7 @@ impl Packs {
     }
 
     /// The copies in a pack that was read.
-    fn copies_of(&self, pack: Salvaged) -> Vec<PackCopy> {
+    fn copies_of(&self, pack: &Salvaged) -> Vec<PackCopy> {
         let number = self.state().view.number_of(pack.name, pack.class, pack.bytes.into());
         let copy = |entry: &PackEntry| PackCopy { digest: entry.digest, place: Place::of(number, entry) };
         pack.entries.iter().map(copy).collect()
