@@ -38,6 +38,8 @@ pub(super) const NEVER: i64 = i64::MIN;
 /// A client for one bucket. Clones share everything: connections, limits, counters.
 #[derive(Clone, Debug)]
 pub struct BucketClient {
+    /// End of an earlier request that each call of this client repeats or follows.
+    pub(super) failed: Option<Duration>,
     /// Asked before each attempt of a changing request.
     pub(super) guard: Option<Arc<dyn Guard>>,
     pub(super) shared: Arc<Shared>,
@@ -56,7 +58,7 @@ struct Course {
     cause: String,
     /// Corrections that are tried only once, and were.
     done: Vec<Remedy>,
-    /// End of the last attempt, by the monotonic clock.
+    /// End of the last attempt, also of an earlier request, by the monotonic clock.
     failed: Option<Duration>,
     moves: u32,
     /// Endpoint to which the server redirected this call.
@@ -137,13 +139,19 @@ impl BucketClient {
             writes: limits.writes.map(Rate::new),
             options,
         };
-        Ok(Self { guard: None, shared: Arc::new(shared) })
+        Ok(Self { failed: None, guard: None, shared: Arc::new(shared) })
     }
 
     /// A client on the same connections that asks this guard before each attempt of a changing request.
     #[must_use]
     pub(crate) fn guarded(&self, guard: Arc<dyn Guard>) -> Self {
-        Self { guard: Some(guard), shared: Arc::clone(&self.shared) }
+        Self { failed: None, guard: Some(guard), shared: Arc::clone(&self.shared) }
+    }
+
+    /// A client whose changing requests follow one that failed now: the guard confirms its right first, as before another attempt of the same request.
+    #[must_use]
+    pub(crate) fn after_failure(&self) -> Self {
+        Self { failed: Some(self.shared.runtime.monotonic()), ..self.clone() }
     }
 
     /// Name of the bucket.
@@ -188,20 +196,25 @@ impl BucketClient {
         call: &'a Call<'a>,
     ) -> BoxFuture<'a, Result<Answer>> {
         let guard = self.guard.as_deref().filter(|_| call.operation.writes());
-        let request = self.shared.call(action, call, guard);
+        let request = self.shared.call(action, call, (guard, self.failed));
         Box::pin(trace::call(call.operation.word(), self.bucket(), call.key, request))
     }
 }
 
 impl Shared {
-    async fn call(&self, action: &'static str, call: &Call<'_>, guard: Option<&dyn Guard>) -> Result<Answer> {
+    async fn call(
+        &self,
+        action: &'static str,
+        call: &Call<'_>,
+        (guard, failed): (Option<&dyn Guard>, Option<Duration>),
+    ) -> Result<Answer> {
         let allowance = call.allowance();
         let deadline = self.deadline(allowance);
         let subject = call.key.unwrap_or(&self.options.bucket);
         let late =
             || Error::new(ErrorKind::Unavailable, action).on(subject).because("there was no time left");
         let hash = self.before(deadline, self.hash(&call.body)).await.ok_or_else(late)??;
-        let mut course = Course::default();
+        let mut course = Course { failed, ..Course::default() };
         loop {
             trace::begin_attempt(course.attempts + 1);
             let place = course.place.clone();

@@ -44,9 +44,10 @@ impl BucketClient {
         let (mut results, mut left) = (BTreeMap::new(), keys.to_vec());
         left.sort_unstable();
         left.dedup();
-        let (mut failures, mut deletion) = (0, Deletion::Final);
+        let (mut client, mut failures, mut deletion) = (self.clone(), 0, Deletion::Final);
         loop {
-            let (refused, unsettled) = self.delete_request(&left).await?;
+            let (refused, unsettled) = client.delete_request(&left).await?;
+            client = self.after_failure();
             if unsettled && !mutated!("batch-delete-without-an-answer-is-final") {
                 // The request names all remaining objects, whatever is answered later.
                 deletion = Deletion::InDoubt;
@@ -62,10 +63,10 @@ impl BucketClient {
                     throttled |= deadline;
                     again.push(key);
                 }
-                results.insert(key, Err(refused_key(key, body, options)));
+                results.insert(key, Err(refused_key(key, body, deletion, options)));
             }
             if let Some((key, body)) = refused.pop_first() {
-                return Err(refused_key(&key, body, options));
+                return Err(refused_key(&key, body, deletion, options));
             }
             failures += 1;
             if again.is_empty() || failures >= options.attempts.get() {
@@ -100,15 +101,18 @@ impl BucketClient {
         if !answer.is_success() {
             return Err(not_there(answer, action, subject));
         }
-        let answered = parse_deleted(&answer.response.body);
-        let answered = answered.map_err(|error| from_document(error, action, subject))?;
-        Ok((answered.errors, answer.is_ambiguous()))
+        match parse_deleted(&answer.response.body) {
+            Ok(answered) => Ok((answered.errors, answer.is_ambiguous())),
+            Err(error) => Err(answer.into_document_error(error, action, subject)),
+        }
     }
 }
 
-fn refused_key(key: &str, body: ErrorBody, options: &RetryOptions) -> Error {
+/// The error for an object that the server did not delete. If an earlier request may still do so, the error claims nothing else (I6).
+fn refused_key(key: &str, body: ErrorBody, deletion: Deletion, options: &RetryOptions) -> Error {
     let wait = wait_of(passes(&body.code) == Some(true), None, options);
-    let kind = if body.code == "AccessDenied" { ErrorKind::Denied } else { ErrorKind::Unavailable };
+    let is_denied = body.code == "AccessDenied" && deletion == Deletion::Final;
+    let kind = if is_denied { ErrorKind::Denied } else { ErrorKind::Unavailable };
     let refusal = Refusal { code: body.code, message: body.message, status: 200, request_id: None };
     let error = Error::new(kind, "delete").on(key).because(refusal);
     match wait {

@@ -34,6 +34,7 @@ mod tests {
     use std::num::NonZeroU32;
     use std::sync::{Arc, Mutex, MutexGuard};
 
+    use bytes::Bytes;
     use futures::executor::block_on;
 
     use super::*;
@@ -55,11 +56,15 @@ mod tests {
         Sent(Option<Duration>),
     }
 
-    /// A guard with prepared answers, and a transport without any. Both record their calls.
+    /// A guard with prepared answers, and a transport with some. Both record their calls.
     #[derive(Debug, Default)]
     struct Script {
+        /// Bodies of successful responses; without one, the connection is closed.
+        answers: Mutex<VecDeque<&'static str>>,
         confirmations: Mutex<VecDeque<Result<()>>>,
         events: Mutex<Vec<Event>>,
+        /// The attempts that follow a failure.
+        failed: Mutex<Vec<bool>>,
         permits: Mutex<VecDeque<Permit>>,
     }
 
@@ -71,7 +76,8 @@ mod tests {
 
     #[async_trait]
     impl Guard for Script {
-        fn permit(&self, _: Option<Duration>) -> Permit {
+        fn permit(&self, failed: Option<Duration>) -> Permit {
+            self.failed.lock().unwrap().push(failed.is_some());
             self.events().push(Event::Permitted);
             self.permits.lock().unwrap().pop_front().unwrap()
         }
@@ -86,6 +92,9 @@ mod tests {
     impl HttpTransport for Script {
         async fn exchange(&self, request: &Request) -> std::result::Result<Response, TransportError> {
             self.events().push(Event::Sent(request.not_after));
+            if let Some(body) = self.answers.lock().unwrap().pop_front() {
+                return Ok(Response::new(200, Vec::new(), Bytes::from_static(body.as_bytes())));
+            }
             Err(TransportError::new(TransportErrorKind::Closed, Progress::Sent, "read the response"))
         }
     }
@@ -95,14 +104,17 @@ mod tests {
     }
 
     fn client(
+        attempts: u32,
         permits: impl Into<VecDeque<Permit>>,
         confirmations: impl Into<VecDeque<Result<()>>>,
     ) -> (Arc<Script>, BucketClient) {
         let (confirmations, permits) = (Mutex::new(confirmations.into()), Mutex::new(permits.into()));
-        let script = Arc::new(Script { confirmations, events: Mutex::default(), permits });
+        let script = Arc::new(Script { confirmations, permits, ..Script::default() });
         let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
         let credentials = Arc::new(StaticCredentials::new(Credentials::new("id", "secret")));
-        let retry = RetryOptions { attempts: NonZeroU32::MIN, ..RetryOptions::default() };
+        let attempts = NonZeroU32::new(attempts).unwrap();
+        let max_backoff = Duration::from_millis(1);
+        let retry = RetryOptions { attempts, max_backoff, ..RetryOptions::default() };
         let options = S3Options::new("http://localhost", "bucket").credentials(credentials).retry(retry);
         let transport: Arc<dyn HttpTransport> = Arc::<Script>::clone(&script);
         let client = BucketClient::new(runtime, transport, options).unwrap();
@@ -133,7 +145,7 @@ mod tests {
             ("not confirmed", vec![Ok(None), Ok(until)], vec![busy()], vec![Permitted, Confirmed]),
         ];
         for (what, permits, confirmations, events) in cases {
-            let (script, client) = client(permits, confirmations);
+            let (script, client) = client(1, permits, confirmations);
             let deleted = block_on(client.delete("key", &Condition::Always));
             let is_sent = matches!(events.last(), Some(Sent(_)));
             let kind = if is_sent { ErrorKind::Unavailable } else { ErrorKind::Busy };
@@ -142,9 +154,20 @@ mod tests {
         }
     }
 
+    /// Proves H169: the server called the error of one object temporary, and the process may have slept since.
+    #[test]
+    fn the_guard_learns_that_a_repeated_deletion_follows_a_failure() {
+        let (script, client) = client(2, [Ok(Some(LATER)), Ok(Some(LATER))], []);
+        let refused = "<DeleteResult><Error><Key>b</Key><Code>SlowDown</Code></Error></DeleteResult>";
+        *script.answers.lock().unwrap() = [refused, "<DeleteResult></DeleteResult>"].into();
+        let deleted = block_on(client.delete_many(&["a", "b"])).unwrap();
+        assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        assert_eq!(*script.failed.lock().unwrap(), [false, true]);
+    }
+
     #[test]
     fn a_read_request_is_sent_without_asking_the_guard() {
-        let (script, client) = client([], []);
+        let (script, client) = client(1, [], []);
         assert_eq!(block_on(client.head("key")).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(*script.events(), [Event::Sent(None)]);
     }

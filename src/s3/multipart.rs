@@ -144,7 +144,10 @@ impl Upload {
         if !answer.is_success() {
             return Err(not_there(answer, "store", key));
         }
-        let id = parse_begun(&answer.response.body).map_err(|error| from_document(error, "store", key))?;
+        let id = match parse_begun(&answer.response.body) {
+            Ok(id) => id,
+            Err(error) => return Err(answer.into_document_error(error, "store", key)),
+        };
         Ok(Self { client: client.clone(), ended: false, id, key: key.to_owned() })
     }
 
@@ -192,7 +195,7 @@ impl Upload {
                     Some(tag) => return Ok(tag),
                     None => Error::new(ErrorKind::Unavailable, action).on(&self.key),
                 },
-                Err(error) => from_document(error, action, &self.key),
+                Err(error) => answer.into_document_error(error, action, &self.key),
             },
             Ok(answer) if answer.status() == 404 => {
                 answer.into_error(ErrorKind::Unavailable, action, &self.key)

@@ -313,7 +313,7 @@ impl BucketClient {
         // The body reports success: the status was sent before the copy was made (H107).
         match parse_copied(&answer.response.body) {
             Ok(stored) => Ok(stored.etag.unwrap_or_default()),
-            Err(error) => Err(from_document(error, "copy", from)),
+            Err(error) => Err(answer.into_document_error(error, "copy", from)),
         }
     }
 
@@ -338,7 +338,8 @@ impl BucketClient {
                 200..300 | 404 if answer.is_ambiguous() => Ok(Deletion::InDoubt),
                 200..300 | 404 => Ok(Deletion::Final),
                 412 if answer.is_ambiguous() => match self.head(key).await {
-                    Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::Final),
+                    // The first attempt may be the one that is executed late, and something else deleted the object.
+                    Err(gone) if gone.kind() == ErrorKind::NotFound => Ok(Deletion::InDoubt),
                     _ => Err(answer.into_error(ErrorKind::Unavailable, "delete", key)),
                 },
                 _ => Err(answer.into_error(condition.failure(), "delete", key)),

@@ -115,14 +115,18 @@ fn a_compressed_success_response_is_a_success() {
 
 /// Proves H114.
 #[test]
-fn a_repeated_conditional_delete_recognises_its_own_success() {
+fn a_repeated_conditional_delete_of_an_absent_object_stays_in_doubt() {
     let (server, client) = set_up();
     let etag = block_on(client.raw().put("k", Bytes::from_static(b"x"), &ALWAYS)).unwrap();
     server.add(Rule::on("DELETE").nth(1).then(Action::ExecuteThenDrop));
     server.add(Rule::on("DELETE").nth(2).then(Action::status(412, "PreconditionFailed")));
     let deleted = kind(block_on(client.raw().delete("k", &Condition::Tag(etag))));
     assert!(!server.objects().contains_key("k"));
-    assert_eq!(deleted, Ok(Deletion::Final), "it is gone by our own doing");
+    assert_eq!(
+        deleted,
+        Ok(Deletion::InDoubt),
+        "another process may have deleted it, and the first request may be late"
+    );
 }
 
 /// Proves H114.
@@ -464,4 +468,26 @@ fn a_transient_error_during_the_probe_is_not_a_missing_capability() {
         .add(Rule::on("PUT").path(|path| path.ends_with("/a")).nth(5).then(Action::status(503, "SlowDown")));
     let found = block_on(client.probe("store/"));
     assert!(found.is_err(), "create-only: {:?}", found.map(|found| found.create_only_put));
+}
+
+/// Proves H114: a refusal says nothing about an earlier attempt without an answer, also in the body of a success.
+#[test]
+fn a_refusal_in_a_body_after_an_unanswered_attempt_claims_nothing() {
+    let (server, client) = set_up();
+    for code in ["AccessDenied", "NoSuchKey"] {
+        server.put("from", b"x".to_vec());
+        server.add(Rule::on("PUT").nth(1).then(Action::ExecuteThenDrop));
+        let refused = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+        server.add(Rule::on("PUT").nth(2).then(page(200, &refused)));
+        let copied = kind(block_on(client.raw().copy("from", "to"))).map(drop);
+        assert_eq!(copied, Err(ErrorKind::Unavailable), "{code}");
+        assert!(server.objects().contains_key("to"));
+        server.clear();
+    }
+    server.put("k", b"x".to_vec());
+    server.add(Rule::on("POST").nth(1).then(Action::ExecuteThenDrop));
+    server.add(Rule::on("POST").nth(2).then(Action::RefuseKeys(|_| true, "AccessDenied")));
+    let results = block_on(client.raw().delete_many(&["k"])).unwrap();
+    assert_eq!(results[0].as_ref().map_err(Error::kind), Err(ErrorKind::Unavailable));
+    assert!(!server.objects().contains_key("k"));
 }

@@ -132,10 +132,12 @@ impl Reserve {
             let mut put = client.put_object(key, bytes.clone(), condition).await;
             while is_full(&put) && !mutated!("reserve-is-never-spent") {
                 let Some(number) = self.spend() else { break };
+                let client = client.after_failure();
                 let _ = client.delete(&self.key(&Key::Reserve(number)), &Condition::Always).await?;
                 put = client.put_object(key, bytes.clone(), condition).await;
             }
             if is_full(&put) {
+                let client = client.after_failure();
                 let _ = client.delete(&self.key(&Key::GcStatus), &Condition::Always).await?;
                 put = client.put_object(key, bytes, condition).await;
             }
