@@ -220,18 +220,13 @@ pub async fn list_all(backend: &dyn Backend, query: &ListQuery) -> Result<Listin
 
 /// Returns `true` if any object exists below the prefix. Reads pages up to the first object.
 pub(crate) async fn has_objects(backend: &dyn Backend, prefix: Prefix) -> Result<bool> {
-    let query = ListQuery::all(prefix);
-    let mut cursor = None;
-    loop {
-        let page = backend.list(&query, cursor.as_ref()).await?;
-        if page.entries.iter().any(|entry| matches!(entry, ListEntry::Object(_) | ListEntry::Unreadable(_))) {
+    let mut pager = Pager::new(ListQuery::all(prefix));
+    while let Some(page) = pager.next(backend).await? {
+        if page.iter().any(|entry| matches!(entry, ListEntry::Object(_) | ListEntry::Unreadable(_))) {
             return Ok(true);
         }
-        cursor = page.next;
-        if cursor.is_none() {
-            return Ok(false);
-        }
     }
+    Ok(false)
 }
 
 /// Reads a listing page by page, for callers that do not hold all of it in memory.

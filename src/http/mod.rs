@@ -132,7 +132,7 @@ impl fmt::Debug for Request {
 
 /// A response.
 #[non_exhaustive]
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Response {
     /// The body. Of an error, at most the first 64 KiB.
     pub body: Bytes,
@@ -142,6 +142,19 @@ pub struct Response {
     pub may_be_truncated: bool,
     /// The status, from 100 to 999.
     pub status: u16,
+}
+
+impl fmt::Debug for Response {
+    /// Header values and the body may be secrets, such as credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.headers.iter().map(|header| &header.name).collect();
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &names)
+            .field("body", &self.body.len())
+            .field("may_be_truncated", &self.may_be_truncated)
+            .finish()
+    }
 }
 
 impl Response {

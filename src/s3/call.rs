@@ -15,12 +15,10 @@ use crate::s3::Refusal;
 use crate::s3::counters::{Counters, Operation};
 use crate::s3::credentials::Keeper;
 use crate::s3::limits::Concurrency;
-use crate::s3::object::from_document;
 use crate::s3::options::S3Options;
 use crate::s3::place::Place;
 use crate::s3::retry::{Budget, refusal};
 use crate::trace::RetryWarnings;
-use crate::wire::s3_xml::XmlError;
 
 /// Maximum bytes of a single request.
 pub(super) const MOST_BYTES: u64 = 5 << 30;
@@ -106,15 +104,6 @@ impl Answer {
 
     pub(super) fn is_success(&self) -> bool {
         self.response.is_success()
-    }
-
-    /// The error for the document of a successful answer that is malformed, or reports an error. If an earlier attempt may have been executed, the error
-    /// claims nothing else (I6).
-    pub(super) fn into_document_error(self, error: XmlError, action: &'static str, subject: &str) -> Error {
-        if self.is_ambiguous() {
-            return Error::new(ErrorKind::Unavailable, action).on(subject).because(error);
-        }
-        from_document(error, action, subject)
     }
 
     /// The error for an unsuccessful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).

@@ -11,7 +11,7 @@ use crate::s3::call::Call;
 use crate::s3::checksum::base64_md5;
 use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
-use crate::s3::object::{Deletion, from_document, not_there};
+use crate::s3::object::{Deletion, from_answer, from_document, not_there};
 use crate::s3::options::RetryOptions;
 use crate::s3::retry::{longest, passes, pause, wait_of};
 use crate::wire::s3_xml::{ErrorBody, parse_deleted, write_delete};
@@ -103,7 +103,7 @@ impl BucketClient {
         }
         match parse_deleted(&answer.response.body) {
             Ok(answered) => Ok((answered.errors, answer.is_ambiguous())),
-            Err(error) => Err(answer.into_document_error(error, action, subject)),
+            Err(error) => Err(from_answer(&answer, error, action, subject)),
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::s3::call::Call;
 use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
 use crate::s3::object::{from_document, not_there};
-use crate::wire::s3_xml::parse_listing;
+use crate::wire::s3_xml::{ListedObject, parse_listing};
 
 use crate::wire::s3_xml::Listing;
 
@@ -44,6 +44,8 @@ pub struct ListedPage {
 
 /// Default maximum number of entries of a page.
 const DEFAULT_PAGE: u64 = 1000;
+/// Maximum number of consecutive pages without an object.
+const EMPTY_PAGES: u32 = 1000;
 /// Minimum bytes of a page that is parsed on the blocking pool.
 const LARGE_PAGE: usize = 32 << 10;
 
@@ -69,6 +71,33 @@ impl BucketClient {
             }
         };
         Ok(ListedPage { listing, next })
+    }
+
+    /// The first object of a listing that this selects. Reads pages up to it; a server may send pages with fewer keys than asked for.
+    ///
+    /// # Errors
+    /// As for [`list`](Self::list); `Unavailable` if the listing does not advance.
+    pub(crate) async fn find_listed(
+        &self,
+        request: &ListRequest,
+        is_wanted: impl Fn(&ListedObject) -> bool,
+    ) -> Result<Option<ListedObject>> {
+        let (mut last, mut empty_pages, mut token) = (String::new(), 0, None);
+        loop {
+            let page = self.list(request, token.as_deref()).await?;
+            let objects = page.listing.objects;
+            empty_pages = if objects.is_empty() { empty_pages + 1 } else { 0 };
+            if empty_pages > EMPTY_PAGES || objects.first().is_some_and(|object| object.key <= last) {
+                let error = Error::new(ErrorKind::Unavailable, "list").on(&request.prefix);
+                return Err(error.because("the listing does not advance"));
+            }
+            last = objects.last().map_or(last, |object| object.key.clone());
+            let found = objects.into_iter().find(&is_wanted);
+            token = page.next;
+            if found.is_some() || token.is_none() {
+                return Ok(found);
+            }
+        }
     }
 
     /// Returns `true` if no page follows.

@@ -47,6 +47,7 @@ use std::fmt;
 
 pub(crate) use guard::Guard;
 
+pub(crate) use crate::wire::s3_xml::ListedObject;
 pub use capabilities::{Risk, S3Capabilities, Support};
 pub(crate) use client::{BucketClient, ClockOffset};
 pub use counters::{Operation, RequestCount, RequestOutcome, RequestStats};

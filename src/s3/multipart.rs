@@ -15,6 +15,7 @@
 //!
 //! Source: AWS, "Amazon S3 API Reference", `CreateMultipartUpload` and what is named there.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use crate::s3::call::Call;
 use crate::s3::checksum::tag_of_parts;
 use crate::s3::client::BucketClient;
 use crate::s3::counters::Operation;
-use crate::s3::object::{from_document, not_there};
+use crate::s3::object::{from_answer, from_document, not_there};
 use crate::wire::s3_xml::{
     OpenUpload, XmlError, parse_begun, parse_completed, parse_uploads, write_complete,
 };
@@ -53,7 +54,7 @@ impl BucketClient {
     /// The future may be dropped.
     pub async fn open_uploads(&self, prefix: &str) -> Result<Vec<OpenUpload>> {
         let action = "list uploads";
-        let mut open = Vec::new();
+        let (mut open, mut pages) = (Vec::new(), BTreeSet::new());
         let mut from: Option<(String, String)> = None;
         loop {
             let mut query = vec![("prefix", prefix), ("uploads", "")];
@@ -74,15 +75,12 @@ impl BucketClient {
             })?;
             // Not every server filters by the prefix.
             open.extend(page.uploads.into_iter().filter(|upload| upload.key.starts_with(prefix)));
-            match page.next {
-                None => return Ok(open),
-                next if next == from => {
-                    return Err(Error::new(ErrorKind::Unavailable, action)
-                        .on(prefix)
-                        .because("the server repeats the same page"));
-                }
-                next => from = next,
+            let Some(next) = page.next else { return Ok(open) };
+            if !pages.insert(next.clone()) {
+                let error = Error::new(ErrorKind::Unavailable, action).on(prefix);
+                return Err(error.because("the server repeats the same page"));
             }
+            from = Some(next);
         }
     }
 
@@ -146,7 +144,7 @@ impl Upload {
         }
         let id = match parse_begun(&answer.response.body) {
             Ok(id) => id,
-            Err(error) => return Err(answer.into_document_error(error, "store", key)),
+            Err(error) => return Err(from_answer(&answer, error, "store", key)),
         };
         Ok(Self { client: client.clone(), ended: false, id, key: key.to_owned() })
     }
@@ -195,7 +193,7 @@ impl Upload {
                     Some(tag) => return Ok(tag),
                     None => Error::new(ErrorKind::Unavailable, action).on(&self.key),
                 },
-                Err(error) => answer.into_document_error(error, action, &self.key),
+                Err(error) => from_answer(&answer, error, action, &self.key),
             },
             Ok(answer) if answer.status() == 404 => {
                 answer.into_error(ErrorKind::Unavailable, action, &self.key)

@@ -313,7 +313,7 @@ impl BucketClient {
         // The body reports success: the status was sent before the copy was made (H107).
         match parse_copied(&answer.response.body) {
             Ok(stored) => Ok(stored.etag.unwrap_or_default()),
-            Err(error) => Err(answer.into_document_error(error, "copy", from)),
+            Err(error) => Err(from_answer(&answer, error, "copy", from)),
         }
     }
 
@@ -415,6 +415,14 @@ pub(super) fn from_document(error: XmlError, action: &'static str, subject: &str
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, action).on(subject).because(error)
+}
+
+/// As [`from_document`], for the document of a successful answer. If an earlier attempt may have been executed, the error claims nothing else (I6).
+pub(super) fn from_answer(answer: &Answer, error: XmlError, action: &'static str, subject: &str) -> Error {
+    if answer.is_ambiguous() {
+        return Error::new(ErrorKind::Unavailable, action).on(subject).because(error);
+    }
+    from_document(error, action, subject)
 }
 
 fn protocol(action: &'static str, key: &str, why: &'static str) -> Error {

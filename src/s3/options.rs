@@ -1,5 +1,6 @@
 //! Options of a client.
 
+use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +69,7 @@ impl Default for RetryOptions {
 }
 
 /// Options of a client: the bucket, its endpoint, and how to use it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct S3Options {
     pub(super) addressing: Addressing,
@@ -84,6 +85,26 @@ pub struct S3Options {
     pub(super) retry: RetryOptions,
     pub(super) storage_class: Option<String>,
     pub(super) timeouts: Timeouts,
+}
+
+impl fmt::Debug for S3Options {
+    /// Without the provider of credentials, which may be that of a caller, and without a user in the endpoint.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Options")
+            .field("addressing", &self.addressing)
+            .field("bucket", &self.bucket)
+            .field("concurrency", &self.concurrency)
+            .field("encryption", &self.encryption)
+            .field("endpoint", &self.shown_endpoint())
+            .field("limits", &self.limits)
+            .field("part_bytes", &self.part_bytes)
+            .field("parts_from", &self.parts_from)
+            .field("region", &self.region)
+            .field("retry", &self.retry)
+            .field("storage_class", &self.storage_class)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl S3Options {
@@ -170,11 +191,14 @@ impl S3Options {
         self
     }
 
+    /// The endpoint without a user and a password.
+    fn shown_endpoint(&self) -> &str {
+        self.endpoint.rsplit('@').next().unwrap_or_default()
+    }
+
     /// Endpoint of the bucket for requests signed for `region`, and the prefix of paths.
     pub(super) fn server(&self, region: &str) -> Result<(Endpoint, String)> {
-        // The error must not show an address that contains a password.
-        let shown = self.endpoint.rsplit('@').next().unwrap_or_default();
-        let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(shown);
+        let refused = || Error::new(ErrorKind::InvalidInput, "use the endpoint").on(self.shown_endpoint());
         if self.bucket.is_empty() || self.bucket.contains('/') {
             return Err(Error::new(ErrorKind::InvalidInput, "use the bucket").on(&self.bucket));
         }
@@ -198,10 +222,20 @@ impl S3Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::{Credentials, StaticCredentials};
 
     fn server(options: &S3Options) -> (String, String) {
         let (endpoint, base) = options.server("eu-west-1").unwrap();
         (endpoint.authority(), base)
+    }
+
+    #[test]
+    fn options_show_no_secret() {
+        let credentials = StaticCredentials::new(Credentials::new("id", "secret-key"));
+        let options =
+            S3Options::new("http://user:secret-word@localhost", "b").credentials(Arc::new(credentials));
+        let shown = format!("{options:?}");
+        assert!(shown.contains("localhost") && !shown.contains("secret"), "{shown}");
     }
 
     /// Proves H109.

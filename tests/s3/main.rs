@@ -5,6 +5,7 @@ mod chunks;
 mod client;
 mod compat;
 mod doubts;
+mod endless;
 mod faults;
 #[cfg(feature = "testing")]
 mod late;

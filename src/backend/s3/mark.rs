@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::s3::place::{Place, bare, is_marker};
 use crate::backend::s3::reserve::Reserve;
 use crate::error::{Error, ErrorKind, Result};
-use crate::s3::{BucketClient, Condition, ListRequest};
+use crate::s3::{BucketClient, Condition, ListRequest, ListedObject};
 
 /// Name of the host in a mark, if the caller names none.
 pub(super) const DEFAULT_HOST: &str = "larder";
@@ -133,19 +133,12 @@ impl Mark {
         for prefix in self.place.data.iter().filter(|_| !self.ownership.reuse && !self.ownership.take_over) {
             let mut request = ListRequest::new(prefix);
             request.max_keys = Some(1);
-            let mut token = None;
-            loop {
-                let page = self.client.list(&request, token.as_deref()).await?;
-                if page.listing.objects.iter().any(|object| !is_marker(&object.key, object.size)) {
-                    let refused = Error::new(ErrorKind::Denied, "lock the store").on(prefix);
-                    return Err(refused.because(
-                        "the store has data and no owner mark; set `Ownership::reuse` to use it again",
-                    ));
-                }
-                token = page.next;
-                if token.is_none() {
-                    break;
-                }
+            let is_data = |object: &ListedObject| !is_marker(&object.key, object.size);
+            if self.client.find_listed(&request, is_data).await?.is_some() {
+                let refused = Error::new(ErrorKind::Denied, "lock the store").on(prefix);
+                return Err(refused.because(
+                    "the store has data and no owner mark; set `Ownership::reuse` to use it again",
+                ));
             }
         }
         Ok(())

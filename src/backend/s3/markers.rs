@@ -18,7 +18,7 @@ use crate::backend::s3::{IN_FLIGHT, S3Backend};
 use crate::backend::{ListEntry, Removal};
 use crate::error::Result;
 use crate::format::layout::{Key, Prefix};
-use crate::s3::{Condition, ListRequest};
+use crate::s3::{Condition, ListRequest, ListedObject};
 
 /// Maximum number of known markers. Others are hidden too, but never deleted.
 const REMEMBERED: usize = 100_000;
@@ -82,18 +82,8 @@ impl S3Backend {
     async fn has_content(&self, prefix: String) -> Result<bool> {
         let mut request = ListRequest::new(prefix);
         request.max_keys = Some(LOOKED_AT);
-        let mut token = None;
-        loop {
-            let page = self.client.list(&request, token.as_deref()).await?;
-            if page.listing.objects.iter().any(|object| !is_marker(&object.key, object.size)) {
-                return Ok(true);
-            }
-            // A server may send pages with fewer keys than asked for.
-            token = page.next;
-            if token.is_none() {
-                return Ok(false);
-            }
-        }
+        let is_content = |object: &ListedObject| !is_marker(&object.key, object.size);
+        Ok(self.client.find_listed(&request, is_content).await?.is_some())
     }
 
     /// Deletes the markers of folders from which an object was deleted. A marker that remains does no harm.

@@ -170,7 +170,8 @@ impl S3Backend {
     /// As for any request to the server; `Conflict` if the lease was lost.
     pub async fn abort_stale_uploads(&self, age: Duration) -> Result<usize> {
         let mut aborted = 0;
-        for prefix in [format!("{}{CONTENT}", self.store), self.render_prefix(&Prefix::Chunks)] {
+        let of_larder = format!("{}.larder/", self.store);
+        for prefix in [format!("{}{CONTENT}", self.store), self.render_prefix(&Prefix::Chunks), of_larder] {
             let attempt = self.lease.attempt(Care::Confirmed);
             let found = attempt.client().abort_stale_uploads(&prefix, age).await;
             // An upload is no object, so a late abort does no harm.

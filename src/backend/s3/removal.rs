@@ -8,7 +8,7 @@ use crate::backend::s3::place::is_marker;
 use crate::backend::{Backend as _, Deleted, Removal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::layout::Key;
-use crate::s3::{Condition, Deletion, ListRequest, Support};
+use crate::s3::{Condition, Deletion, ListRequest, ListedObject, Support};
 
 /// Number of requests at the same time, each for one object.
 const DELETES_IN_FLIGHT: usize = 16;
@@ -109,21 +109,18 @@ impl S3Backend {
         let Some(namespace) = key.marked_namespace() else { return Ok(()) };
         let mut request = ListRequest::new(self.render_prefix(&namespace));
         request.max_keys = Some(2);
-        let (marker, mut token) = (self.render(key), None);
-        loop {
-            let page = self.client.list(&request, token.as_deref()).await?;
-            for object in page.listing.objects.iter().filter(|object| object.key != marker) {
-                if !is_marker(&object.key, object.size) {
-                    return Err(Error::new(ErrorKind::Conflict, "delete")
-                        .on(key)
-                        .because("the namespace is not empty"));
-                }
+        let marker = self.render(key);
+        let is_content = |object: &ListedObject| {
+            let is_other = object.key != marker && is_marker(&object.key, object.size);
+            if is_other {
                 self.markers.note(&object.key);
             }
-            // A server may send pages with fewer keys than asked for.
-            token = page.next;
-            if token.is_none() {
-                return Ok(());
+            object.key != marker && !is_other
+        };
+        match self.client.find_listed(&request, is_content).await? {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::new(ErrorKind::Conflict, "delete").on(key).because("the namespace is not empty"))
             }
         }
     }
