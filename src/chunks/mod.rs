@@ -86,7 +86,7 @@ use crate::packs::PackedBackend;
 pub(crate) use encoded::ExistingCheck;
 pub(crate) use listing::{listed_chunk, query_of};
 pub(crate) use pins::{PinHold, WriterPins};
-pub(crate) use quarantine::{Examined, Inspected, QuarantineOutcome};
+pub(crate) use quarantine::{Examined, Inspected, QuarantineOutcome, Reinstatement};
 pub(crate) use reuse::ReuseSource;
 pub(crate) use suspects::SuspectList;
 pub(crate) use sweep::{Swept, Unused};

@@ -63,6 +63,17 @@ pub(crate) enum QuarantineOutcome {
     Healed(Examined),
 }
 
+/// Outcome of a reinstatement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reinstatement {
+    /// A quarantined copy was good, and is in its place again.
+    Done(Examined),
+    /// No quarantined copy is good.
+    None,
+    /// A writer stored the chunk meanwhile.
+    Stored,
+}
+
 impl ChunkStore {
     /// Reads and checks a chunk where it is, past all copies, none of which is made or moved (H69). Returns how many bytes were read, too.
     pub(crate) async fn inspect(
@@ -257,7 +268,7 @@ impl ChunkStore {
         Ok(keys.filter(|key| matches!(key, Key::Quarantined(of, _) if *of == digest)).collect())
     }
 
-    /// Reinstates a missing chunk, if a quarantined copy is good. Fails if none is, and one cannot be read.
+    /// Reinstates a missing chunk, if a quarantined copy is good, and no writer stored it meanwhile. Fails if none is, and one cannot be read.
     ///
     /// # Cancel safety
     /// A dropped future leaves the chunk in its place or not.
@@ -267,7 +278,7 @@ impl ChunkStore {
         digest: Digest,
         length: u64,
         key: Option<&EncryptionKey>,
-    ) -> Result<Option<Examined>> {
+    ) -> Result<Reinstatement> {
         let _digest_lock = self.shared().digest_locks.lock(digest).await;
         let (backend, place) = (self.backend.as_ref(), Key::Chunk(digest));
         // A reinstated chunk would vanish again, without a writer that could store it.
@@ -289,12 +300,13 @@ impl ChunkStore {
                 Inspected::Corrupt | Inspected::Missing => continue,
             };
             if backend.has(&place).await? {
-                // A writer of another process stored it meanwhile.
-                return Ok(None);
+                return Ok(Reinstatement::Stored);
             }
             guard.check().await?;
             match backend.copy(&quarantined, &place, backend.capabilities().create_mode()).await {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    return Ok(Reinstatement::Stored);
+                }
                 copied => drop(copied?),
             }
             // Durable before it counts as good.
@@ -302,10 +314,10 @@ impl ChunkStore {
             if examined.clears_suspicion() {
                 self.fetcher.suspects().remove(&digest);
             }
-            return Ok(Some(examined));
+            return Ok(Reinstatement::Done(examined));
         }
         // That copy may be good.
-        unread.map_or(Ok(None), Err)
+        unread.map_or(Ok(Reinstatement::None), Err)
     }
 
     /// Makes chunks suspects of this process only.

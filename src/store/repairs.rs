@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::chunks::{Examined, QuarantineOutcome};
+use crate::chunks::{QuarantineOutcome, Reinstatement};
 use crate::crypt::EncryptionKey;
 use crate::error::Result;
 use crate::format::Digest;
@@ -47,9 +47,9 @@ impl Repairs<'_> {
         digest: Digest,
         length: u64,
         key: Option<&EncryptionKey>,
-    ) -> Result<Option<Examined>> {
+    ) -> Result<Reinstatement> {
         if !self.inner.chunks.has_quarantined(digest).await? {
-            return Ok(None);
+            return Ok(Reinstatement::None);
         }
         let guard = self.inner.locks().store_to_repair().await?;
         self.inner.chunks.reinstate(guard.as_ref(), digest, length, key).await

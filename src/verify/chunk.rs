@@ -1,6 +1,6 @@
 //! Verification of one chunk.
 
-use crate::chunks::{Examined, Inspected, QuarantineOutcome};
+use crate::chunks::{Examined, Inspected, QuarantineOutcome, Reinstatement};
 use crate::error::ErrorKind;
 use crate::format::blob::MIN_BLOB_BYTES;
 use crate::verify::context::{Run, Work};
@@ -22,7 +22,7 @@ impl Run {
                 collector.add(id);
                 return Step::Done(Verdict::Elsewhere);
             }
-            Work::Known => return Step::Done(self.ledger.fault(&id).unwrap_or(Verdict::Elsewhere)),
+            Work::Known => return Step::Done(self.ledger.known(&id)),
             Work::Full(_) => Depth::Contents,
             Work::Presence(listed) => {
                 let Some(shown) = listed.shows(&id.digest) else { return Step::Done(Verdict::Elsewhere) };
@@ -159,15 +159,22 @@ impl Run {
             .reinstate(id.digest, u64::from(id.length), self.key_of(id.key))
             .await
         {
-            Ok(None) if self.repairs().remove(&id) => {
+            Ok(Reinstatement::None) if self.repairs().remove(&id) => {
                 self.findings().report.quarantined += 1;
                 Verdict::Corrupt
             }
-            Ok(None) => Verdict::Missing,
-            Ok(Some(examined)) => {
+            Ok(Reinstatement::None) => Verdict::Missing,
+            Ok(Reinstatement::Done(examined)) => {
                 self.findings().report.reinstated += 1;
                 verdict(examined)
             }
+            Ok(Reinstatement::Stored) => match self.inspect(id).await {
+                None => Verdict::Unchecked,
+                Some(Inspected::Corrupt) => Verdict::Corrupt,
+                Some(Inspected::Good(examined)) => verdict(examined),
+                Some(Inspected::Missing) => Verdict::Missing,
+                Some(Inspected::Unreachable(error)) => Verdict::Unreachable(error.kind()),
+            },
             Err(error) => {
                 self.findings().unrepaired(id.digest, error);
                 Verdict::Missing
@@ -177,7 +184,7 @@ impl Run {
 
     /// Counts a chunk, and emits its event.
     pub(super) fn count(&self, id: ChunkId, verdict: Verdict) {
-        self.control.count_verdict(verdict);
+        self.control.count_verdict(id.digest, verdict);
         {
             let counts = &mut self.findings().report.chunks;
             match verdict {

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::format::Digest;
 use crate::verify::ledger::Verdict;
 use crate::verify::options::{VerifyMode, VerifyOptions};
+use crate::verify::report::ChunkFinding;
 
 /// Reason why an execution ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(super) struct Control {
     abort: Arc<AtomicBool>,
     bytes: AtomicU64,
     byte_limit: AtomicU64,
+    /// The chunk that was found good last.
+    last_good: Mutex<Option<Digest>>,
     /// Number of consecutive missing chunks.
     missing: AtomicU64,
     max_in_a_row: u64,
@@ -42,6 +46,7 @@ impl Control {
             abort: Arc::clone(&options.control.abort),
             bytes: AtomicU64::new(0),
             byte_limit: AtomicU64::new(bytes.unwrap_or(u64::MAX)),
+            last_good: Mutex::default(),
             missing: AtomicU64::new(0),
             max_in_a_row: options.missing_limit,
             requests: AtomicU64::new(0),
@@ -140,7 +145,10 @@ impl Control {
     }
 
     /// Counts a result for a chunk: the trust in the store depends on it.
-    pub(super) fn count_verdict(&self, verdict: Verdict) {
+    pub(super) fn count_verdict(&self, digest: Digest, verdict: Verdict) {
+        if matches!(verdict.finding(), Some(ChunkFinding::Good(_))) {
+            *self.last_good.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+        }
         match verdict {
             Verdict::Elsewhere | Verdict::Unchecked => {}
             Verdict::Missing => {
@@ -166,6 +174,11 @@ impl Control {
         if self.unreachable.fetch_add(1, Ordering::Relaxed) + 1 >= self.max_in_a_row {
             self.stop(Stop::Unreachable);
         }
+    }
+
+    /// The chunk that was found good last.
+    pub(super) fn last_good(&self) -> Option<Digest> {
+        *self.last_good.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns `true` if no good chunk was seen since the last missing one.

@@ -91,6 +91,8 @@ struct State {
     /// Number of defects entered, whether or not they were removed again.
     faults: u64,
     good: CheckedSet,
+    /// A defect is not among the bad ones, which were too many.
+    has_forgotten: bool,
     is_full: bool,
     /// Missing chunks that a recorded snapshot uses.
     kept: HashSet<ChunkId>,
@@ -119,6 +121,7 @@ impl Ledger {
             bad_most: memory_bytes / 4 / BAD_BYTES,
             faults: 0,
             good: CheckedSet::new(memory_bytes / 4 * 3),
+            has_forgotten: false,
             is_full: false,
             kept: HashSet::new(),
             pending: HashMap::new(),
@@ -147,7 +150,15 @@ impl Ledger {
         Turn::Mine(Ticket { id, is_deep, ledger: self })
     }
 
+    /// The result of a pass that finds the snapshots with bad chunks: unknown if the defect may be one that memory had no room for.
+    pub(super) fn known(&self, id: &ChunkId) -> Verdict {
+        let state = self.state();
+        let forgotten = if state.has_forgotten { Verdict::Unchecked } else { Verdict::Elsewhere };
+        state.bad.get(id).copied().unwrap_or(forgotten)
+    }
+
     /// The known defect of a chunk.
+    #[cfg(test)]
     pub(super) fn fault(&self, id: &ChunkId) -> Option<Verdict> {
         self.state().bad.get(id).copied()
     }
@@ -198,11 +209,13 @@ impl Ticket<'_> {
         if verdict.mark().is_some() {
             state.is_full |= !state.good.insert(&self.id, verdict);
         } else if verdict.finding().is_some() {
+            let is_fault = !matches!(verdict, Verdict::Unreachable(_));
+            state.faults += u64::from(is_fault);
             if state.bad.len() < state.bad_most {
                 state.bad.insert(self.id, verdict);
-                state.faults += u64::from(!matches!(verdict, Verdict::Unreachable(_)));
             } else {
                 state.is_full = true;
+                state.has_forgotten |= is_fault && !mutated!("verify-forgets-faults");
             }
         }
         let waiting = state.pending.remove(&(self.id, self.is_deep)).unwrap_or_default();
@@ -333,7 +346,7 @@ mod tests {
         assert_eq!(known.collect::<Vec<_>>(), [Some(Verdict::Corrupt), Some(Verdict::Missing), None, None]);
     }
 
-    /// Proves H105.
+    /// Proves H103, H105: a defect that is forgotten makes the snapshots that may have it unknown.
     #[test]
     fn a_full_set_stops_growing() {
         let ledger = Ledger::new(1 << 20);
@@ -344,6 +357,11 @@ mod tests {
             remembered += u32::from(matches!(ledger.turn(id(number), Depth::Contents), Turn::Known(_)));
         }
         assert!(ledger.is_full());
+        assert_eq!(
+            (ledger.known(&id(3)), ledger.known(&id(199_999))),
+            (Verdict::Missing, Verdict::Unchecked)
+        );
+        assert_eq!(ledger.faults(), 50_000);
         let state = ledger.state();
         let bytes = state.good.sorted.capacity() * 16 + state.good.recent.capacity() * 20;
         assert!(bytes <= (1 << 20) * 11 / 10, "{bytes} bytes");

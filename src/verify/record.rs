@@ -1,5 +1,6 @@
 //! Recording of conclusions: in the list of suspects, in manifests and in the report.
 
+use crate::error::ErrorKind;
 use crate::format::manifest::VerifyState;
 use crate::verify::conclusion::Conclusion;
 use crate::verify::context::Run;
@@ -7,7 +8,7 @@ use crate::verify::control::Stop;
 use crate::verify::options::{Recording, Repair};
 use crate::verify::report::VerifyEvent;
 
-/// Maximum number of snapshots with missing parts that wait for evidence.
+/// Number of snapshots with missing parts that wait for evidence, above which a good chunk is looked up.
 const MAX_HELD: usize = 32;
 
 /// Releases the locks of waiting conclusions when an execution ends or is dropped. Their snapshots are checked again.
@@ -20,16 +21,41 @@ impl Drop for ReleaseHeld<'_> {
 }
 
 impl Run {
-    /// Records a conclusion, at once or, if parts are missing and no good chunk was seen since, a little later.
+    /// Records a conclusion: at once if no part is missing, otherwise once a good chunk shows that the store can be trusted (H95). A snapshot of
+    /// blobs alone shows nothing about the chunks of others.
     pub(super) async fn submit(&self, conclusion: Conclusion) {
-        let waits = conclusion.lacks_something() && self.control.last_was_missing();
-        let held = {
+        let held = if conclusion.lacks_something() {
             let mut held = self.held();
             held.push(conclusion);
             held.len()
+        } else {
+            self.record(conclusion).await;
+            self.held().len()
         };
-        if !waits || held > MAX_HELD {
+        mutated!("verify-records-missing-chunks-without-evidence" => return self.record_held().await);
+        if held > 0
+            && (!self.control.last_was_missing() || (held > MAX_HELD && self.is_good_chunk_there().await))
+        {
             self.record_held().await;
+        }
+    }
+
+    /// Returns `true` if the store still has the chunk that was found good last. If it lacks that one too, nothing is believed, and the execution
+    /// ends. Without such a chunk, the indexes that were read are the evidence.
+    async fn is_good_chunk_there(&self) -> bool {
+        let Some(digest) = self.control.last_good() else { return true };
+        self.control.count_request();
+        match self.store.inner().chunks().find(digest).await {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.control.stop(Stop::Missing);
+                false
+            }
+            // The next snapshot asks again.
+            Err(_) => {
+                self.control.count_unreachable();
+                false
+            }
         }
     }
 

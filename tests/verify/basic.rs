@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use futures::executor::block_on;
 use futures::io::Cursor;
 use larder::Observer;
@@ -605,6 +606,76 @@ fn too_many_missing_chunks_stop_the_verification_without_a_verdict() {
         let report = run(&around.store, VerifyOptions::default().missing_limit(1000)).await;
         assert_eq!((report.damaged.len(), report.chunks.missing), (40, 120));
     });
+}
+
+/// Proves H95: a snapshot of blobs alone does not show that the store has chunks.
+#[test]
+fn a_snapshot_without_chunks_is_no_evidence_for_missing_ones() {
+    block_on(async {
+        let around = Around::new().await;
+        back_up(&around.store, "vm/1", &[1]).await;
+        for number in 2..6 {
+            let backup = around.store.backup(&group(&format!("vm/{number}"))).begin().await.unwrap();
+            backup.blob("app.conf", "blob").await.unwrap();
+            drop(backup.finish().await.unwrap());
+        }
+        back_up(&around.store, "vm/6", &(10..200).collect::<Vec<_>>()).await;
+        remove_chunks_but(&around, &[]).await;
+        let options = || VerifyOptions::default().recording(Recording::On);
+        assert_eq!(try_run(&around.store, options()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        let latest = around.store.latest(&group("vm/1")).await.unwrap().unwrap();
+        assert_eq!(state(&around.store, &latest).await, None);
+    });
+}
+
+async fn remove_chunks_but(around: &Around, kept: &[String]) {
+    let listed = list_all(around.memory.as_ref(), &ListQuery::all(Prefix::Chunks)).await.unwrap();
+    for entry in listed.into_entries() {
+        let ListEntry::Object(info) = entry else { continue };
+        if !kept.contains(&info.key.to_string()) {
+            around.remove(info.key).await;
+        }
+    }
+}
+
+/// Proves H95: before many snapshots count as damaged, the store has to show a chunk that it had.
+#[test]
+fn many_missing_chunks_are_recorded_only_while_a_good_chunk_is_there() {
+    #[derive(Debug)]
+    struct Unmount(Arc<dyn Backend>, SnapshotName, bool);
+    impl Observer<VerifyEvent> for Unmount {
+        fn on_event(&self, event: &VerifyEvent) {
+            let VerifyEvent::SnapshotFinished { snapshot, .. } = event else { return };
+            if *snapshot != self.1 || !self.2 {
+                return;
+            }
+            let query = ListQuery::all(Prefix::Chunks);
+            let listed = list_all(self.0.as_ref(), &query).now_or_never().unwrap().unwrap();
+            for entry in listed.into_entries() {
+                let ListEntry::Object(info) = entry else { continue };
+                let _ = self.0.delete(&[Removal::any(info.key)]).now_or_never().unwrap().unwrap();
+            }
+        }
+    }
+    for is_unmounted in [false, true] {
+        block_on(async {
+            let around = Around::new().await;
+            let good = back_up(&around.store, "vm/0", &[0]).await.name().clone();
+            let listed = list_all(around.memory.as_ref(), &ListQuery::all(Prefix::Chunks)).await.unwrap();
+            let kept: Vec<_> = listed.entries().iter().map(ListEntry::path).collect();
+            for seed in 1..41 {
+                back_up(&around.store, "vm/1", &[seed]).await;
+            }
+            remove_chunks_but(&around, &kept).await;
+            let observer = Arc::new(Unmount(Arc::clone(&around.memory), good, is_unmounted));
+            let options = VerifyOptions::default().missing_limit(1000).observer(observer);
+            let report = try_run(&around.store, options).await;
+            let damaged = if is_unmounted { Err(ErrorKind::Unavailable) } else { Ok(40) };
+            assert_eq!(report.map(|report| report.damaged.len()).map_err(|error| error.kind()), damaged);
+            let states = around.store.snapshots(&group("vm/1")).await.unwrap();
+            assert_eq!(state(&around.store, &states[0].name).await.is_some(), !is_unmounted);
+        });
+    }
 }
 
 /// Proves H102.
