@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
+use crate::format::layout::Prefix;
 use crate::format::name::SnapshotName;
 use crate::prune::options::PruneOptions;
 use crate::prune::plan::{Basis, PrunePlan};
@@ -122,7 +123,8 @@ impl Run<'_> {
         self.options.control.notify(&event);
     }
 
-    /// The current snapshots of a group and the decisions of the rules: kept snapshots may be gone or damaged by now.
+    /// The current snapshots of a group and the decisions of the rules: kept snapshots may be gone or damaged by now, also by a program without a
+    /// lease.
     async fn fresh_look(
         &mut self,
         group: &PruneGroup,
@@ -135,13 +137,9 @@ impl Run<'_> {
         if self.stopped.is_some() {
             return Err(PruneOutcome::NotReached);
         }
-        let listed = self
-            .store
-            .inner()
-            .catalog()
-            .listed_snapshots(&group.group)
-            .await
-            .map_err(PruneOutcome::Failed)?;
+        let catalog = self.store.inner().catalog();
+        catalog.look_again(Prefix::Group(group.group.clone())).await.map_err(PruneOutcome::Failed)?;
+        let listed = catalog.listed_snapshots(&group.group).await.map_err(PruneOutcome::Failed)?;
         let decisions = match self.basis {
             Basis::Deletion => listed.iter().map(|_| Decision::Remove).collect(),
             Basis::Rules => self.options.decide(&listed),

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Prefix;
 use crate::format::name::{BackupTime, GroupName, Namespace};
 use crate::store::{Datastore, SnapshotInfo, SnapshotState, is_of_the_object};
 use crate::sync::compare::compare;
@@ -24,6 +25,10 @@ const SNAPSHOTS_IN_FLIGHT: usize = 8;
 pub(super) async fn make(source: &Datastore, target: &Datastore, options: SyncOptions) -> Result<SyncPlan> {
     options.control.check("sync")?;
     let top = &options.source_namespace;
+    // A program without a lease may have changed both.
+    for (store, namespace) in [(source, top), (target, &options.target_namespace)] {
+        store.inner().catalog().look_again(Prefix::Namespace(namespace.clone())).await?;
+    }
     if !source.has_namespace(top).await? {
         return Err(Error::new(ErrorKind::NotFound, "sync")
             .on(top)

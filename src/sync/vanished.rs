@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::layout::Prefix;
 use crate::format::name::{GroupName, Namespace, SnapshotName};
 use crate::store::{Datastore, DeleteError, SnapshotInfo};
 use crate::sync::kinds::{SyncGroup, Vanished};
@@ -143,6 +144,7 @@ impl Inputs<'_> {
     async fn remove_snapshot(self, name: &SnapshotName) -> Result<Removed> {
         let Self { options, source, target, .. } = self;
         let Some(origin) = origin(options, name.group()) else { return Ok(Removed::Stays) };
+        source.inner().catalog().look_again(Prefix::Group(origin.clone())).await?;
         match source.snapshot_info(&origin.snapshot(name.time())).await {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             _ if mutated!("sync-removes-without-asking-again") => {}
@@ -168,6 +170,7 @@ impl Inputs<'_> {
         let origin = self.options.to_source(namespace);
         let origin =
             origin.map_err(|error| Error::new(ErrorKind::Internal, "remove").on(namespace).because(error))?;
+        self.source.inner().catalog().look_again(Prefix::Namespace(origin.clone())).await?;
         if self.source.has_namespace(&origin).await? {
             return Ok(Removed::Stays);
         }

@@ -83,7 +83,9 @@ async fn make_plan(store: &Datastore, scope: &Scope, options: VerifyOptions) -> 
     options.check()?;
     let (mut snapshots, mut bytes, mut unreadable) = (BTreeMap::new(), 0, Vec::new());
     for prefix in prefixes(scope) {
-        let (found, found_bytes, not_readable) = store.inner().catalog().snapshots_below(prefix).await?;
+        let catalog = store.inner().catalog();
+        catalog.look_again(prefix.clone()).await?;
+        let (found, found_bytes, not_readable) = catalog.snapshots_below(prefix).await?;
         bytes += found_bytes;
         snapshots.extend(found);
         unreadable.extend(not_readable);

@@ -15,6 +15,8 @@ use larder::retention::RetentionRules;
 use larder::rt::{Runtime, ThreadRuntime};
 use larder::s3::{Credentials, RetryOptions, S3Client, S3Options, StaticCredentials};
 use larder::store::{Datastore, Options, Scope, SnapshotReader};
+use larder::sync::{self, SyncOptions};
+use larder::verify::{self, VerifyOptions};
 use larder_testing::fault_server::{Action, FaultServer, Options as ServerOptions, Rule};
 use larder_testing::read_to_end;
 use std::collections::BTreeMap;
@@ -327,6 +329,73 @@ fn a_deletion_uses_the_uncached_backend() {
         server.put(theirs, manifest);
         process.store.delete_snapshot(&names[0]).await.unwrap();
         assert!(server.objects().contains_key("store/.cnt/vm/1/owner"));
+        process.close().await;
+    });
+}
+
+/// A prune that was planned before a program without a lease removed the snapshots that it keeps.
+#[test]
+fn an_execution_of_a_prune_uses_the_uncached_backend() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = larder_testing::scratch();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let mut kept = Vec::new();
+        for _ in 0..2 {
+            kept.push(back_up(&process.store, &data(0)).await.name().clone());
+        }
+        process.store.refresh().await.unwrap();
+        let options = PruneOptions::default().rules(RetentionRules::default().keep_last(1));
+        let mut plan = prune::plan(&process.store, &Scope::Group(group()), options).await.unwrap();
+        for key in server.objects().into_keys().filter(|key| key.contains(&format!("/.cnt/{}/", kept[1]))) {
+            server.remove(&key);
+        }
+        drop(plan.execute().await.unwrap());
+        assert!(server.objects().contains_key(&format!("store/.cnt/{}/index.json.blob", kept[0])));
+        process.close().await;
+    });
+}
+
+/// A sync removes no snapshot from the target that a program without a lease put to the source again, and a verification knows it.
+#[test]
+fn a_sync_and_a_verification_use_the_uncached_backend() {
+    let server = FaultServer::start(ServerOptions::default());
+    let directory = larder_testing::scratch();
+    block_on(async {
+        let process = opened(&server, Some(directory.path())).await.unwrap();
+        let first = back_up(&process.store, &data(0)).await.name().clone();
+        back_up(&process.store, &data(0)).await;
+        let memory = Arc::new(MemoryBackend::new(Arc::new(ThreadRuntime::new())));
+        let target = Datastore::create(memory, Options::default()).await.unwrap();
+        let planned = || sync::plan(&process.store, &target, SyncOptions::default().remove_vanished());
+        drop(planned().await.unwrap().execute().await.unwrap());
+        let of_first = |key: &String| key.contains(&format!("/.cnt/{first}/"));
+        let put_again = |objects: &BTreeMap<String, Vec<u8>>| {
+            for (key, bytes) in objects.iter().filter(|(key, _)| of_first(key)) {
+                server.put(key, bytes.clone());
+            }
+        };
+        for is_planned_before in [false, true] {
+            let before = server.objects();
+            process.store.delete_snapshot(&first).await.unwrap();
+            process.store.refresh().await.unwrap();
+            let mut plan = planned().await.unwrap();
+            assert_eq!(plan.vanished().snapshots.len(), 1);
+            put_again(&before);
+            if !is_planned_before {
+                plan = planned().await.unwrap();
+                assert_eq!(plan.vanished().snapshots.len(), 0);
+                process.store.refresh().await.unwrap();
+            }
+            drop(plan.execute().await.unwrap());
+            assert_eq!(target.snapshots(&group()).await.unwrap().len(), 2, "{is_planned_before}");
+        }
+        let before = server.objects();
+        process.store.delete_snapshot(&first).await.unwrap();
+        process.store.refresh().await.unwrap();
+        put_again(&before);
+        let plan = verify::plan(&process.store, &Scope::Store, VerifyOptions::default()).await.unwrap();
+        assert_eq!(plan.estimate().snapshots, 2);
         process.close().await;
     });
 }
