@@ -390,3 +390,53 @@ fn entries_that_cannot_be_read_are_reported_and_the_rest_is_listed() {
     let name = "disk_source::entries_that_cannot_be_read_are_reported_and_the_rest_is_listed";
     crate::as_ordinary_user(name, &[(PLACE, place.path())]);
 }
+
+/// Proves H182: contents that one user may read are not stored with the rights of a file that all may read.
+#[test]
+fn an_object_with_other_rights_is_not_stored_in_the_place_of_the_listed_one() {
+    let directory = larder_testing::scratch();
+    let [file, elsewhere] = ["file", "elsewhere"].map(|name| directory.path().join(name));
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for is_directory in [false, true] {
+        let make = |path: &Path, rights, contents: &str| {
+            if is_directory {
+                fs::create_dir(path).unwrap();
+                fs::write(path.join(contents), "").unwrap();
+            } else {
+                fs::write(path, contents).unwrap();
+            }
+            mode(path, rights);
+        };
+        let source = open(directory.path());
+        let root = block_on(source.root()).unwrap().directory;
+        let reads = |entry: &SourceEntry| {
+            if is_directory {
+                let found = block_on(root.open_directory(entry)).map_err(drop)?;
+                let listed = block_on(found.list()).unwrap().entries;
+                Ok(listed[0].name.to_vec())
+            } else {
+                block_on(root.open_file(entry)).map(|contents| read(contents).0).map_err(drop)
+            }
+        };
+        let entry = || {
+            let found = block_on(root.list()).unwrap().entries;
+            found.into_iter().find(|entry| entry.name == "file").unwrap()
+        };
+        make(&file, 0o755, "public");
+        let listed = entry();
+        fs::rename(&file, &elsewhere).unwrap();
+        make(&file, 0o700, "secret");
+        assert_eq!(reads(&listed), Err(()), "{is_directory}");
+        assert_eq!(reads(&entry()), Ok(b"secret".to_vec()));
+        // A program that saves a file renames a new one over it.
+        mode(&file, 0o755);
+        assert_eq!(reads(&listed), Ok(b"secret".to_vec()));
+        // And the same object may have other rights by now.
+        let listed = entry();
+        mode(&file, 0o700);
+        assert_eq!(reads(&listed), Ok(b"secret".to_vec()));
+        for path in [&file, &elsewhere] {
+            if is_directory { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+    }
+}

@@ -40,6 +40,14 @@ impl Status {
         Ok(Self::from_raw(&statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
+    /// Returns `true` if this object may be stored with the metadata of an entry: it is the listed one, or has the same owner and mode. With the rights
+    /// of another object, users might read what they must not.
+    pub(super) fn has_rights_of(&self, id: Option<LinkId>, listed: &Stat) -> bool {
+        mutated!("tree-stores-contents-with-rights-of-others" => return true);
+        let rights = |stat: &Stat| (stat.mode, stat.uid, stat.gid);
+        id == Some(self.id) || rights(&self.stat) == rights(listed)
+    }
+
     pub(super) fn file_type(&self) -> FileType {
         #[allow(
             clippy::useless_conversion,

@@ -97,6 +97,8 @@ pub struct SourceListing {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceEntry {
+    /// Identity of the object whose metadata this is, if the source knows it.
+    pub(crate) id: Option<LinkId>,
     /// Its kind. A hard link is a [`File`](FileKind::File) with a [`link`](Self::link).
     pub kind: FileKind,
     /// Identity of a file with several names, of which a backup stores the contents once.
@@ -110,7 +112,7 @@ pub struct SourceEntry {
 impl SourceEntry {
     /// An entry that has one name.
     pub fn new(name: impl Into<Bytes>, kind: FileKind, metadata: Metadata) -> Self {
-        Self { kind, link: None, metadata, name: name.into() }
+        Self { id: None, kind, link: None, metadata, name: name.into() }
     }
 
     /// Sets the identity of a file with several names.

@@ -21,11 +21,11 @@ use rustix::io::{Errno, pread};
 
 use crate::buffers::{Buffer, Buffers, LARGE_BYTES};
 use crate::holes;
-use crate::pxar::Mtime;
+use crate::pxar::{Mtime, Stat};
 use crate::rt::Runtime;
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
-use crate::tree::{FileContents, Problem, SourceStream};
+use crate::tree::{FileContents, LinkId, Problem, SourceStream};
 
 /// Maximum length of a file that is read as a whole.
 const WHOLE_BYTES: u64 = 1 << 20;
@@ -42,20 +42,20 @@ const JOBS: usize = 4;
 /// Size and time of a file in its listing.
 pub(super) type Listed = (u64, Mtime);
 
-/// Opens a file with the size and the time of its listing.
+/// Opens a file with the identity, the status and the size of its listing.
 pub(super) fn open(
     (runtime, buffers): (&Arc<dyn Runtime>, &Arc<Buffers>),
     directory: BorrowedFd<'_>,
     name: &[u8],
-    listed: Listed,
+    (id, stat): (Option<LinkId>, &Stat),
+    size: u64,
 ) -> io::Result<FileContents> {
     let file = File::from(open::to_read(directory, &CString::new(name)?)?);
     let before = Status::of(&file)?;
-    if !before.file_type().is_file() {
+    if !before.file_type().is_file() || !before.has_rights_of(id, stat) {
         return Err(io::Error::other("another object took the place of the file"));
     }
-    let (size, _) = listed;
-    let found = Found::new(file, before, listed);
+    let found = Found::new(file, before, (size, stat.mtime));
     if size > WHOLE_BYTES {
         let stream = ReadAhead::new(Arc::clone(runtime), Arc::clone(buffers), found);
         return Ok(FileContents::Stream(Box::new(stream)));

@@ -14,7 +14,7 @@ use super::early::{EarlyBudget, EarlyFiles};
 use super::listing::{self, Bar, Name};
 use super::patterns::{Layer, Patterns};
 use crate::buffers::Buffers;
-use crate::pxar::{FileKind, joined};
+use crate::pxar::{FileKind, Stat, joined};
 use crate::rt::Runtime;
 use crate::tree::disk::open;
 use crate::tree::disk::status::Status;
@@ -187,7 +187,7 @@ impl Directory {
             .map_err(io::Error::other)?
     }
 
-    fn enter(self, name: &[u8]) -> io::Result<Box<dyn SourceDirectory>> {
+    fn enter(self, name: &[u8], (id, stat): (Option<LinkId>, &Stat)) -> io::Result<Box<dyn SourceDirectory>> {
         let c_name = CString::new(name)?;
         let fd = match open::directory(self.fd(), &c_name) {
             Ok(fd) => fd,
@@ -201,6 +201,9 @@ impl Directory {
             }
         };
         let status = Status::of(&fd)?;
+        if !status.has_rights_of(id, stat) {
+            return Err(io::Error::other("another object took the place of the directory"));
+        }
         match listing::bar(&self, &fd, &status) {
             Some(Bar::Loop) => Ok(Box::new(Closed(Some("the directory lies within itself".to_owned())))),
             Some(Bar::Mount | Bar::Own | Bar::Virtual) => Ok(Box::new(Closed(None))),
@@ -246,8 +249,8 @@ impl SourceDirectory for Directory {
     }
 
     async fn open_directory(&self, entry: &SourceEntry) -> io::Result<Box<dyn SourceDirectory>> {
-        let name = entry.name.clone();
-        self.run(move |this| this.enter(&name)).await
+        let (name, id, stat) = (entry.name.clone(), entry.id, entry.metadata.stat);
+        self.run(move |this| this.enter(&name, (id, &stat))).await
     }
 
     async fn open_file(&self, entry: &SourceEntry) -> io::Result<FileContents> {
@@ -269,9 +272,10 @@ impl SourceDirectory for Directory {
             // Nothing is left to read.
             return None;
         }
-        let (this, name, mtime) = (self.clone(), entry.name.clone(), entry.metadata.stat.mtime);
+        let (this, name) = (self.clone(), entry.name.clone());
+        let (id, stat) = (entry.id, entry.metadata.stat);
         Some(Box::new(move || {
-            contents::open((&this.runtime, &this.buffers), this.fd(), &name, (size, mtime))
+            contents::open((&this.runtime, &this.buffers), this.fd(), &name, (id, &stat), size)
         }))
     }
 }

@@ -177,7 +177,8 @@ impl Look<'_> {
             Some(Bar::Loop) | None => {}
         }
         let metadata = self.metadata(reader, &fd, &status);
-        Ok(Some(self.made(FileKind::Directory, metadata)))
+        let entry = self.made(FileKind::Directory, metadata);
+        Ok(Some(SourceEntry { id: Some(status.id), ..entry }))
     }
 
     fn file(&mut self, reader: &mut MetadataReader) -> io::Result<Option<SourceEntry>> {
@@ -192,6 +193,7 @@ impl Look<'_> {
         }
         let metadata = self.metadata(reader, &fd, &status);
         let entry = self.made(FileKind::File { size: status.size }, metadata);
+        let entry = SourceEntry { id: Some(status.id), ..entry };
         if status.links > 1 {
             return Ok(Some(entry.link(status.id)));
         }

@@ -176,13 +176,18 @@ impl Entered {
     }
 }
 
-/// Removes an existing entry that is neither a directory nor of the same restore.
-pub(super) fn remove(parent: &Parent, name: &CStr, own: &OwnEntries) -> Result<(), TargetError> {
-    if Status::of_name(&parent.fd, name).is_ok_and(|status| own.has(status.id))
-        && !mutated!("restore-replaces-its-own-entries")
-    {
+/// Fails if an existing entry is of the same restore.
+pub(super) fn check_replaceable(parent: &Parent, name: &CStr, own: &OwnEntries) -> Result<(), TargetError> {
+    let is_own = Status::of_name(&parent.fd, name).is_ok_and(|status| own.has(status.id));
+    if is_own && !mutated!("restore-replaces-its-own-entries") {
         return Err(exists(Problem::Exists));
     }
+    Ok(())
+}
+
+/// Removes an existing entry that is neither a directory nor of the same restore.
+fn remove(parent: &Parent, name: &CStr, own: &OwnEntries) -> Result<(), TargetError> {
+    check_replaceable(parent, name, own)?;
     match unlinkat(&parent.fd, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => Err(exists(Problem::Exists)),

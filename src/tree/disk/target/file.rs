@@ -1,6 +1,6 @@
 //! Regular files.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -10,15 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, remove, remove_inherited};
+use super::directories::{Parent, remove_inherited};
 use super::own::{OwnEntries, exists};
-use super::{DirectoryTarget, Existing, Outcome, split};
+use super::{DirectoryTarget, Existing, Outcome, split, temporary};
 use crate::chunker::is_zero;
 use crate::pxar::Metadata;
-use crate::rename;
 use crate::tree::Problem;
 use crate::tree::disk::metadata::flags::EARLY;
 use crate::tree::disk::metadata::write::{MetadataWriter, add_flags};
@@ -34,47 +33,34 @@ const CREATE: OFlags =
 const OWN_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 impl DirectoryTarget {
-    /// Creates a file with all its contents and metadata.
+    /// Creates a file with all its contents and metadata. It has its own name at once if existing entries are refused.
     pub(super) fn write_small(&self, path: &[u8], contents: &[u8], metadata: &Metadata) -> Outcome {
+        let write = |file: &File| {
+            let mut end = 0;
+            let written = write_with_holes(file, 0, contents, &mut end);
+            written
+                .and_then(|()| set_length(file, contents.len() as u64, end))
+                .map_err(TargetError::not_written)
+        };
+        if self.existing != Existing::Refuse {
+            let written = Written::create(self, path, metadata.clone())?;
+            write(&written.file)?;
+            let findings = self.complete_file(path, metadata, &written.parent, &written.file)?;
+            written.publish(self)?;
+            return Ok(findings);
+        }
         let (above, name) = split(path)?;
         let parent = self.state.directories.get(above)?;
-        let file = self.create_file(&parent, &name)?;
+        let file = match openat(&parent.fd, &*name, CREATE, OWN_MODE) {
+            Err(Errno::EXIST) => return Err(exists(Problem::Exists)),
+            created => File::from(created.map_err(io::Error::from)?),
+        };
         set_early(&file, metadata);
-        let mut end = 0;
-        let written = write_with_holes(&file, 0, contents, &mut end)
-            .and_then(|()| set_length(&file, contents.len() as u64, end));
-        if let Err(error) = written {
-            if let Ok(status) = Status::of(&file) {
-                self.state.own().files.remove(&status.id);
-            }
+        if let Err(error) = write(&file) {
             let _ = unlinkat(&parent.fd, &*name, AtFlags::empty());
-            return Err(TargetError::not_written(error));
+            return Err(error);
         }
         self.complete_file(path, metadata, &parent, &file)
-    }
-
-    /// Creates a file under its own name.
-    fn create_file(&self, parent: &Parent, name: &CString) -> Result<File, TargetError> {
-        let create = || openat(&parent.fd, &**name, CREATE, OWN_MODE).map(File::from);
-        let mut own = OwnEntries::lock(&self.state.own, self.existing);
-        let mut created = create();
-        if let (Err(Errno::EXIST), Existing::Replace, Some(own)) = (&created, self.existing, &own) {
-            remove(parent, name, own)?;
-            created = create();
-        }
-        match (created, &mut own) {
-            (Err(Errno::EXIST), Some(own)) if self.existing == Existing::Skip => {
-                Err(own.skipped(&parent.fd, name))
-            }
-            (Err(Errno::EXIST), _) => Err(exists(Problem::Exists)),
-            (Err(error), _) => Err(io::Error::from(error).into()),
-            (Ok(file), own) => {
-                if let Some(own) = own {
-                    own.files.insert(Status::of(&file)?.id);
-                }
-                Ok(file)
-            }
-        }
     }
 
     /// Sets the metadata of a file that is written.
@@ -117,29 +103,8 @@ impl LargeFile {
         size: u64,
         metadata: Metadata,
     ) -> Result<Self, TargetError> {
-        let (above, name) = split(path)?;
-        let parent = target.state.directories.get(above)?;
-        if target.existing != Existing::Replace && is_there(parent.fd.as_fd(), &name) {
-            let own = OwnEntries::lock(&target.state.own, target.existing);
-            return Err(own.map_or_else(|| exists(Problem::Exists), |own| own.skipped(&parent.fd, &name)));
-        }
-        loop {
-            let mut random = [0; 8];
-            target.runtime.fill_random(&mut random);
-            let temporary =
-                CString::new(rename::temporary_name(name.as_bytes(), random)).map_err(io::Error::from)?;
-            match openat(&parent.fd, &*temporary, CREATE, OWN_MODE) {
-                Err(Errno::EXIST) => {}
-                created => {
-                    let file = File::from(created.map_err(io::Error::from)?);
-                    set_early(&file, &metadata);
-                    let (is_over, path) = (false.into(), path.to_vec());
-                    let written = Written { file, is_over, metadata, name, parent, path, temporary };
-                    let (written, target) = (Arc::new(written), target.clone());
-                    return Ok(Self { written, end: 0, position: 0, size, target });
-                }
-            }
-        }
+        let written = Arc::new(Written::create(target, path, metadata)?);
+        Ok(Self { written, end: 0, position: 0, size, target: target.clone() })
     }
 }
 
@@ -190,24 +155,24 @@ impl Drop for LargeFile {
 }
 
 impl Written {
+    /// Creates an empty file under a temporary name.
+    fn create(target: &DirectoryTarget, path: &[u8], metadata: Metadata) -> Result<Self, TargetError> {
+        let (above, name) = split(path)?;
+        let parent = target.state.directories.get(above)?;
+        if target.existing != Existing::Replace && is_there(parent.fd.as_fd(), &name) {
+            let own = OwnEntries::lock(&target.state.own, target.existing);
+            return Err(own.map_or_else(|| exists(Problem::Exists), |own| own.skipped(&parent.fd, &name)));
+        }
+        let create = |name: &CStr| openat(&parent.fd, name, CREATE, OWN_MODE).map(File::from);
+        let made = temporary::make(&*target.runtime, &name, create);
+        let (file, temporary) = made.map_err(io::Error::from)?;
+        set_early(&file, &metadata);
+        Ok(Self { file, is_over: false.into(), metadata, name, parent, path: path.to_vec(), temporary })
+    }
+
     /// Gives the file its name.
     fn publish(&self, target: &DirectoryTarget) -> Result<(), TargetError> {
-        let (directory, from, to) = (&self.parent.fd, &*self.temporary, &*self.name);
-        let existing = target.existing;
-        let renamed = if existing == Existing::Replace {
-            let own = target.state.own();
-            if Status::of_name(directory, to).is_ok_and(|status| own.has(status.id)) {
-                return Err(exists(Problem::Exists));
-            }
-            renameat(directory, from, directory, to).map_err(io::Error::from)
-        } else {
-            rename::to_free_name_in(directory.as_fd(), from, to)
-        };
-        renamed.map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::EXIST) if existing == Existing::Skip => target.state.own().skipped(directory, to),
-            Some(Errno::ISDIR | Errno::NOTEMPTY) => exists(Problem::Exists),
-            _ => error.into(),
-        })?;
+        temporary::publish(target, &self.parent, (&self.temporary, &self.name))?;
         self.is_over.store(true, Ordering::Release);
         Ok(())
     }
@@ -273,7 +238,7 @@ mod tests {
 
     use super::*;
     use crate::pxar::{Mtime, Stat};
-    use crate::rt::ThreadRuntime;
+    use crate::rt::{Runtime, ThreadRuntime};
 
     #[test]
     fn a_dropped_file_is_removed_although_a_job_holds_it() {
@@ -288,5 +253,34 @@ mod tests {
         drop(file);
         assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
         drop(held_by_a_job);
+    }
+
+    /// Without it, a crash would leave neither, or a part that `Existing::Skip` keeps.
+    #[test]
+    fn a_name_shows_the_old_file_or_the_new_one_while_it_is_replaced() {
+        let directory = larder_testing::scratch();
+        let root = directory.path().join("root");
+        let runtime: Arc<dyn Runtime> = Arc::new(ThreadRuntime::new());
+        drop(block_on(DirectoryTarget::create(Arc::clone(&runtime), &root)).unwrap());
+        let (name, long) = (root.join("name"), vec![7; 100_000]);
+        std::fs::write(&name, &long).unwrap();
+        let mtime = Mtime { seconds: 0, nanoseconds: 0 };
+        let metadata = Metadata::new(Stat { flags: 0, gid: 0, mode: 0o100_600, mtime, uid: 0 });
+        let replace = || {
+            for contents in [&b"new"[..], &long].into_iter().cycle().take(200) {
+                let target = block_on(DirectoryTarget::open(Arc::clone(&runtime), &root)).unwrap();
+                let target = target.existing(Existing::Replace);
+                assert!(target.write_small(b"name", contents, &metadata).is_ok());
+            }
+        };
+        std::thread::scope(|threads| {
+            let writer = threads.spawn(replace);
+            while !writer.is_finished() {
+                let found = std::fs::read(&name).unwrap();
+                assert!(found == long || found == b"new", "{} bytes", found.len());
+            }
+            writer.join().unwrap();
+        });
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 1);
     }
 }

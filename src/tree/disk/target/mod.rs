@@ -5,6 +5,7 @@ mod file;
 mod own;
 mod root;
 mod special;
+mod temporary;
 
 use std::ffi::CString;
 use std::io;
@@ -49,8 +50,9 @@ use crate::tree::{Attribute, LinkId, Problem, TreeFinding};
 /// seal an object, such as immutable, are set in the end. Project ids of quotas and FAT attributes cannot be set, for lack of a safe system call.
 ///
 /// # Files
-/// Blocks of zeros become holes. A file of more than 1 MiB is `NAME.restoring-<16 digits>` until it is whole; a smaller one is written at once,
-/// with mode 0600 until it is. [`finish`](TreeTarget::finish) flushes everything, except [on request](Self::without_flush).
+/// Blocks of zeros become holes. A file is `NAME.restoring-<16 digits>` until it is whole, and so is any entry that replaces another one.
+/// With [`Existing::Refuse`], a file of up to 1 MiB has its own name at once, with mode 0600 until it is whole: repeat a restore that a crash interrupted
+/// with [`Existing::Replace`]. [`finish`](TreeTarget::finish) flushes everything, except [on request](Self::without_flush).
 #[derive(Clone, Debug)]
 pub struct DirectoryTarget {
     existing: Existing,

@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use rustix::fs::{AtFlags, Gid, Mode, Uid, linkat, symlinkat, unlinkat, utimensat};
 use rustix::io::Errno;
 
-use super::directories::{Parent, remove};
+use super::directories::{Parent, check_replaceable};
 use super::own::{OwnEntries, exists};
-use super::{DirectoryTarget, Existing, Outcome, split};
+use super::{DirectoryTarget, Existing, Outcome, split, temporary};
 use crate::pxar::{FileKind, Metadata};
 use crate::tree::disk::metadata::write::{MetadataWriter, times};
 use crate::tree::disk::status::Status;
@@ -27,7 +27,7 @@ impl DirectoryTarget {
         }
         let (above, name) = split(path)?;
         let parent = self.state.directories.get(above)?;
-        match self.make_free(&parent, &name, || make(parent.fd.as_fd(), &name, kind))? {
+        match self.make_free(&parent, &name, |name| make(parent.fd.as_fd(), name, kind))? {
             Ok(()) => {}
             Err(Errno::INVAL) => {
                 let why = io::Error::from(Errno::INVAL);
@@ -57,7 +57,7 @@ impl DirectoryTarget {
         if !is_own(&Status::of_name(&target_parent, &target_name)?) {
             return Err(refused().into());
         }
-        let make = || linkat(&target_parent, &*target_name, &parent.fd, &*name, AtFlags::empty());
+        let make = |name: &CStr| linkat(&target_parent, &*target_name, &parent.fd, name, AtFlags::empty());
         match self.make_free(&parent, &name, make)? {
             Ok(()) => {}
             // These filesystems have no links, or no further ones.
@@ -79,19 +79,20 @@ impl DirectoryTarget {
         &self,
         parent: &Parent,
         name: &CStr,
-        call: impl Fn() -> Result<(), Errno>,
+        call: impl Fn(&CStr) -> Result<(), Errno>,
     ) -> Result<Result<(), Errno>, TargetError> {
         let mut own = OwnEntries::lock(&self.state.own, self.existing);
-        let mut made = call();
+        let made = call(name);
         if made == Err(Errno::EXIST) {
-            match (self.existing, &own) {
+            return match (self.existing, own) {
                 (Existing::Replace, Some(own)) => {
-                    remove(parent, name, own)?;
-                    made = call();
+                    // Publishing takes the lock again.
+                    drop(own);
+                    self.replace(parent, name, call)
                 }
-                (Existing::Skip, Some(own)) => return Err(own.skipped(&parent.fd, name)),
-                _ => return Err(exists(Problem::Exists)),
-            }
+                (Existing::Skip, Some(own)) => Err(own.skipped(&parent.fd, name)),
+                _ => Err(exists(Problem::Exists)),
+            };
         }
         if let (Ok(()), Some(own)) = (made, &mut own)
             && let Ok(status) = Status::of_name(&parent.fd, name)
@@ -99,6 +100,29 @@ impl DirectoryTarget {
             own.others.insert(status.id);
         }
         Ok(made)
+    }
+
+    /// Makes an entry by a call under a temporary name, and renames it over the existing one.
+    fn replace(
+        &self,
+        parent: &Parent,
+        name: &CStr,
+        call: impl Fn(&CStr) -> Result<(), Errno>,
+    ) -> Result<Result<(), Errno>, TargetError> {
+        check_replaceable(parent, name, &self.state.own())?;
+        let ((), temporary) = match temporary::make(&*self.runtime, name, call) {
+            Err(error) => return Ok(Err(error)),
+            Ok(made) => made,
+        };
+        let status = Status::of_name(&parent.fd, &temporary);
+        let published = temporary::publish(self, parent, (&temporary, name));
+        if published.is_err() {
+            // If it stays, its name tells what it is.
+            let _ = unlinkat(&parent.fd, &*temporary, AtFlags::empty());
+        } else if let Ok(status) = status {
+            self.state.own().others.insert(status.id);
+        }
+        published.map(Ok)
     }
 
     /// Opens a directory that may be left already.
