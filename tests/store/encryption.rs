@@ -369,7 +369,7 @@ fn a_changed_chunk_never_reaches_the_target_and_the_next_backup_heals_it() {
             let (first, other) = (place.read(&paths[0]).await.unwrap(), place.read(&paths[5]).await.unwrap());
             for (change, wanted) in DAMAGE {
                 let changed = change(&other, &first);
-                // In a pack, zeros fill the place of a longer chunk.
+                // In a pack, other bytes fill the place of a longer chunk.
                 let fits = !place.is_packed() || changed.len() == other.len();
                 place.write(&paths[5], changed).await;
                 let (bytes, result) = restored(&snapshot, "d.img").await;

@@ -152,9 +152,10 @@ impl Place {
         let (pack, offset) = (Key::Pack(pack.parse().unwrap()), offset.parse::<usize>().unwrap());
         let mut whole = self.last().get(&pack, u64::MAX).await.unwrap().bytes.to_vec();
         let place = &mut whole[offset..offset + usize::try_from(info.size).unwrap()];
-        place.fill(0);
         let length = bytes.len().min(place.len());
         place[..length].copy_from_slice(&bytes[..length]);
+        // Each other byte changes, also a zero.
+        place[length..].iter_mut().for_each(|byte| *byte ^= 0xff);
         self.last().put(&pack, whole.into(), PutMode::Replace).await.unwrap();
     }
 
