@@ -125,11 +125,13 @@ pub enum Problem {
     Privileges,
     /// Restore: the archive has several entries of this name; the last replaced an earlier one.
     Replaced,
+    /// Backup: a file `.pxarexclude-cli` in the root, a name that archives use for the exclude patterns of a backup; left out. A notice.
+    Reserved,
     /// Backup: the file shrank while it was read; zeros were stored from this position on.
     Shrunk(u64),
     /// Restore: something of this name exists and was kept, as asked. A notice.
     Skipped,
-    /// Backup: a socket, which exists only while its program runs; left out. A notice.
+    /// Conversion to `tar`: a socket, which that format cannot hold; left out. A notice.
     Socket,
     /// Restore: the entry follows a damaged part of the archive, which may have held some of its attributes.
     Uncertain,
@@ -171,6 +173,7 @@ impl Problem {
             Self::OwnStore => "own_store",
             Self::Privileges => "privileges",
             Self::Replaced => "replaced",
+            Self::Reserved => "reserved",
             Self::Shrunk(_) => "shrunk",
             Self::Skipped => "skipped",
             Self::Socket => "socket",
@@ -195,6 +198,7 @@ impl Problem {
                 | Self::MountPoint
                 | Self::OwnStore
                 | Self::Privileges
+                | Self::Reserved
                 | Self::Skipped
                 | Self::Socket
                 | Self::VirtualFilesystem
@@ -223,6 +227,7 @@ impl fmt::Display for Problem {
             Self::OwnStore => "it belongs to the store of this backup; left out",
             Self::Privileges => "rights beyond those of its owner are left out",
             Self::Replaced => "a later entry of this name took the place of an earlier one",
+            Self::Reserved => "its name is reserved for exclude patterns; left out",
             Self::Shrunk(at) => {
                 return write!(f, "it became shorter while it was read; from byte {at} on, zeros are stored");
             }

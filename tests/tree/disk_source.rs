@@ -283,7 +283,8 @@ fn patterns_of_the_caller_and_of_pattern_files_exclude_entries() {
         "/x/z/a.tmp",
     ];
     assert_eq!(names, expected);
-    assert_eq!(listed.problems, [("/.pxarexclude".to_owned(), Problem::BadPattern)]);
+    let problems = [("/.pxarexclude", Problem::BadPattern), ("/.pxarexclude-cli", Problem::Reserved)];
+    assert_eq!(listed.problems, problems.map(|(path, problem)| (path.to_owned(), problem)));
     let all = list(&open(place.path()).ignore_pattern_files());
     assert_eq!((all.entries.len(), all.problems.len()), (18, 0));
 }

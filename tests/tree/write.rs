@@ -349,6 +349,23 @@ fn a_root_that_cannot_be_listed_is_an_error() {
 }
 
 #[test]
+fn a_file_with_the_name_of_the_exclude_patterns_is_left_out_of_the_root_with_a_notice() {
+    block_on(async {
+        let tree = MemoryTree::default();
+        tree.directory("a");
+        for path in [".pxarexclude-cli", "a/.pxarexclude-cli"] {
+            tree.file(path, noise(1, 1000), 1);
+        }
+        let (snapshot, summary) = back_up(&store().await, &tree, None).await;
+        let [finding] = &summary.report.findings[..] else { panic!("{}", summary.report) };
+        assert_eq!((&finding.path[..], finding.problem), (&b".pxarexclude-cli"[..], Problem::Reserved));
+        assert!(summary.report.is_complete());
+        let stored = restored(&snapshot, "root").await;
+        assert!(stored.contains_key(&b"a/.pxarexclude-cli"[..]) && stored.len() == 3);
+    });
+}
+
+#[test]
 fn directories_that_are_too_deep_to_be_read_back_are_left_out() {
     block_on(async {
         let (store, tree) = (store().await, MemoryTree::default());

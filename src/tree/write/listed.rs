@@ -279,7 +279,13 @@ fn checked(
     findings: &mut Vec<TreeFinding>,
 ) -> Vec<SourceEntry> {
     let is_root = place.path.is_empty();
-    entries.retain(|entry| !is_root || entry.name != EXCLUDE_FILE);
+    entries.retain(|entry| {
+        let is_reserved = is_root && entry.name == EXCLUDE_FILE;
+        if is_reserved {
+            findings.push(TreeFinding::new(EXCLUDE_FILE, Problem::Reserved));
+        }
+        !is_reserved
+    });
     entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     let mut refuse = |name: &[u8], why: &'static str| {
         findings.push(TreeFinding::new(joined(&place.path, name), Problem::Unreadable).because(why));

@@ -70,6 +70,7 @@ pub(super) fn entries(
     for name in names {
         // It would appear twice.
         if has_record && name.text.to_bytes() == EXCLUDE_FILE {
+            listing.findings.push(TreeFinding::new(EXCLUDE_FILE, Problem::Reserved));
             continue;
         }
         let mut look = Look { directory, findings: &mut listing.findings, name: &name.text };
